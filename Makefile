@@ -1,0 +1,43 @@
+# What a contributor types. Needs Python 3.11 or newer with venv and pip, and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test format bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(INSTALLED) ## a trunk, a control and a branch with the fixed loss, side by side
+	$(PY) train.py
+	$(PY) train.py +branch=ckpt15k
+	$(PY) train.py +branch=ckpt15k loss=fixed
+	$(PY) -m launcher.cli tree
+
+test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest
+
+format: $(INSTALLED) ## put the code into the one format
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(INSTALLED) ## the measurements behind the numbers in docs
+	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "$(PY) $$file"; $(PY) $$file; done
+
+clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last: an installation that was interrupted is done again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV), with the versions in constraints.txt ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

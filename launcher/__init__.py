@@ -1,0 +1,1 @@
+"""A Hydra launcher for checkpoint branching."""

@@ -1,0 +1,1 @@
+"""From a config to a branch: resolve the branch point, check it, restore from it."""

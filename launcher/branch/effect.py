@@ -1,0 +1,162 @@
+"""Whether what was typed changes anything that will be computed, and from which step on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hydra.utils import get_class
+
+from launcher.branch.plan import Plan
+from launcher.config import Config
+from launcher.differences import plain
+from launcher.errors import ConfigError, LauncherError
+from launcher.files import canonical_json, flatten
+from launcher.findings import Finding
+from launcher.training.optim import hyperparameters
+from launcher.training.schedule import Factor, build_schedule
+from launcher.training.task import Task
+
+
+def build_task(config: Config) -> Task:
+    """The task that ``task._target_`` names.
+
+    Raises:
+        ConfigError: it cannot be imported, or lacks a part of the protocol.
+    """
+    target = config.task._target_
+    try:
+        task: Task = get_class(target)(config)
+    except LauncherError:
+        raise
+    except ImportError as error:
+        raise ConfigError(
+            "task._target_ cannot be imported.", found=f"task._target_={target}: {error}"
+        ) from error
+    parts = ("build_model", "batch", "loss", "evaluate", "settings", "fingerprint", "stateful")
+    missing = [name for name in parts if not callable(getattr(task, name, None))]
+    if missing:
+        raise ConfigError(
+            "The task lacks a part of its protocol.",
+            found=f"{target} has no {', '.join(missing)}",
+            expected="the methods of launcher.training.task.Task",
+        )
+    return task
+
+
+class Settings:
+    """Everything that decides what each step of a plan computes, under some config."""
+
+    def __init__(self, config: Config, plan: Plan) -> None:
+        self._task = build_task(config)
+        self._factor: Factor = build_schedule(config.scheduler, plan.horizon_steps)
+        self._plan = plan
+        optimizer = hyperparameters(config.optimizer)
+        self._rate = optimizer.pop("lr", None)
+        self._constant: dict[str, Any] = {
+            "optimizer": [config.optimizer.get("_target_"), optimizer],
+            "task": config.task._target_,
+            "gradient_clip": config.training.gradient_clip,
+            "device": config.device,
+            "precision": config.precision,
+            "deterministic": config.deterministic,
+            "threads": config.threads,
+            "model": self._model(),
+            "data": self._task.fingerprint(),
+        }
+
+    def _model(self) -> str:
+        import torch
+
+        with torch.device("meta"):
+            return repr(self._task.build_model())
+
+    @property
+    def constant(self) -> bytes:
+        """What is the same at all steps."""
+        return canonical_json(self._constant)
+
+    def at(self, branch_step: int) -> tuple[Any, ...]:
+        """What differs from step to step, at the ``branch_step``-th step of the branch (1, 2, …)."""
+        factor = self._factor(self._plan.schedule_start + branch_step - 1)
+        rate = None if self._rate is None else self._rate * factor
+        return (rate, factor, self._task.settings(self._plan.start.task_step + branch_step))
+
+
+def first_effect(one: Settings, other: Settings, steps: int) -> int | None:
+    """The first step of a branch at which two settings differ; None if at none of them."""
+    if one.constant != other.constant:
+        return 1
+    return next((step for step in range(1, steps + 1) if one.at(step) != other.at(step)), None)
+
+
+def effect_findings(plan: Plan) -> list[Finding]:
+    """One finding for each factor that has no effect within the branch, or only a later one.
+
+    Each declared factor is taken back by itself, to the trunk's value, and the settings of all steps
+    are compared: a factor that hides behind another is found as well.
+    """
+    assert plan.point is not None
+    units: dict[str, list[str]] = {}
+    for key in plan.differences:
+        unit = plan.declared.unit_of(key)
+        if unit is not None:
+            units.setdefault(unit, []).append(key)
+    if not units:
+        return []
+    own = Settings(plan.config, plan)
+    findings = []
+    for unit, keys in units.items():
+        without = _taken_back(plan, keys)
+        if without is None:
+            continue
+        first = first_effect(own, without, plan.steps)
+        source = plan.declared.keys.get(unit) or plan.declared.nodes.get(unit, "")
+        value = plan.declared.values.get(unit)
+        if first is None and all(key.endswith(".path") for key in keys):
+            findings.append(Finding("note", f"{unit}={value}", "another place, the same content"))
+        elif first is None:
+            findings.append(_without_effect(plan, f"{unit}={value}", source, keys))
+        elif first > 1:
+            step = plan.start.step + first
+            findings.append(Finding("note", f"{unit}={value}", f"takes effect from step {step} on", do=""))
+    return findings
+
+
+def _without_effect(plan: Plan, typed: str, source: str, keys: Iterable[str]) -> Finding:
+    changed = "; ".join(f"{key}: {plan.differences[key][0]} → {plan.differences[key][1]}" for key in keys)
+    return Finding(
+        "error",
+        typed,
+        f"this override ({source}) had no effect: from step {plan.start.step + 1} to {plan.end_step} "
+        f"every step computes what it would without it ({changed})",
+        "an override that changes what is computed",
+        "drop it, train longer with branch.steps=N, or switch on what it belongs to",
+    )
+
+
+def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
+    """The own settings with some keys as the trunk has them; None if such a config cannot be built."""
+    assert plan.point is not None
+    nested, trunk = plain(plan.config), flatten(plan.point.manifest.about.config)
+    for key in keys:
+        _set(nested, key, trunk)
+    try:
+        return Settings(Config.from_plain(nested), plan)
+    except LauncherError:
+        # The trunk's value alone makes no valid run (another data source's path, say), so it
+        # certainly matters.
+        return None
+
+
+def _set(nested: dict[str, Any], key: str, trunk: Mapping[str, Any]) -> None:
+    """Give ``nested`` the trunk's value at a dotted key, or take the key out if the trunk has none."""
+    *above, last = key.split(".")
+    for name in above:
+        inner = nested.get(name)
+        nested[name] = dict(inner) if isinstance(inner, Mapping) else {}
+        nested = nested[name]
+    if key in trunk:
+        nested[last] = trunk[key]
+    else:
+        nested.pop(last, None)

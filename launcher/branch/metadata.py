@@ -1,0 +1,46 @@
+"""What trackers are told about a branch: tags and the customary metadata keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.branch.plan import Plan
+from launcher.differences import plain
+
+FACTOR_NODES = ("model", "data", "loss", "curriculum", "optimizer", "scheduler")
+
+
+def tags(plan: Plan) -> tuple[str, ...]:
+    """``from-checkpoint``, the factors' labels, what was chosen by name, and the user's own."""
+    origin = {"trunk": (), "branch": ("from-checkpoint",), "scratch": ("from-scratch",)}[plan.kind]
+    chosen = [
+        label
+        for node in plan.declared.nodes
+        if node in FACTOR_NODES and (label := (getattr(plan.config, node) or {}).get("label"))
+    ]
+    own = (*plan.config.branch.tags, *plan.config.tracking.tags)
+    return tuple(dict.fromkeys((*origin, *plan.labels, *chosen, *own)))
+
+
+def comparison(plan: Plan) -> str | None:
+    """Id of the run that this one is compared with."""
+    if plan.config.branch.compare_to is not None:
+        return plan.config.branch.compare_to
+    return plan.point.run_id if plan.point is not None else None
+
+
+def tracker_config(plan: Plan) -> dict[str, Any]:
+    """The resolved config, the branch point, and each factor's own facts, as plain values."""
+    told = plain(plan.config)
+    for node in FACTOR_NODES:
+        told.update((getattr(plan.config, node) or {}).get("facts") or {})
+    told["branch_type"] = plan.branch_type or plan.kind
+    told["comparison_to_run"] = comparison(plan)
+    if plan.point is not None:
+        told["branched_from_checkpoint"] = str(plan.point.checkpoint)
+        told["branched_from_step"] = plan.point.manifest.step
+        told["branched_from_run"] = plan.point.run_id
+        told["branched_from_sha256"] = plan.point.manifest.sha256
+    if plan.unavailable is not None:
+        told["branch_unavailable"] = plan.unavailable
+    return told

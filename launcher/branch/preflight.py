@@ -1,0 +1,250 @@
+"""Everything that can be found out before a model is built in memory; all findings at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from launcher.branch.effect import build_task, effect_findings
+from launcher.branch.plan import Plan
+from launcher.branch.select import Kind, selected_names
+from launcher.checkpoint.manifest import Manifest
+from launcher.checkpoint.store import checkpoints
+from launcher.errors import CheckpointError, LauncherError, PreflightFailed
+from launcher.files import free_bytes, readable_bytes
+from launcher.findings import Finding, errors, render_findings
+from launcher.lineage import read_runs
+from launcher.training.optim import build_optimizer
+from launcher.training.task import Task
+
+
+def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
+    """Check a run before it starts.
+
+    Args:
+        plan: the run.
+        environment: device, threads and library versions of this process.
+    """
+    findings: list[Finding] = []
+    if plan.unavailable is not None:
+        findings.append(
+            Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
+        )
+    try:
+        task = build_task(plan.config)
+        fingerprint = task.fingerprint()
+    except LauncherError as error:
+        return [*findings, _as_finding(error)]
+    findings += _place(plan)
+    if plan.point is not None:
+        manifest = plan.point.manifest
+        findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
+        findings += _fits(plan, task, manifest)
+        findings += _data(plan, manifest, fingerprint)
+        findings += _siblings(plan, manifest)
+        findings += _environment(manifest, environment)
+        if not errors(findings):
+            findings += effect_findings(plan)
+    return findings
+
+
+def require_clean(plan: Plan, findings: list[Finding]) -> None:
+    """Stop the launch if a finding says so.
+
+    Raises:
+        PreflightFailed: the message is the table of all findings.
+    """
+    if stopping := errors(findings):
+        count = f"{len(stopping)} finding{'s stop' if len(stopping) > 1 else ' stops'} the launch"
+        raise PreflightFailed(f"{count} of {plan.id}.\n{render_findings(findings)}")
+
+
+def _as_finding(error: LauncherError) -> Finding:
+    found = ": ".join(text for text in (error.where, error.found) if text)
+    return Finding("error", error.what, found, error.expected or "", "; ".join(error.do))
+
+
+def _place(plan: Plan) -> list[Finding]:
+    """Whether there is a writable place with room for the checkpoints to come."""
+    findings = []
+    place = plan.directory.path
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        findings.append(
+            Finding(
+                "error",
+                "paths.outputs",
+                f"{place} cannot be written to",
+                "a writable directory",
+                "paths.outputs=DIR",
+            )
+        )
+    if plan.point is not None:
+        stored = plan.point.manifest.file
+        one = stored.bytes if stored else 0
+        every = plan.config.checkpoint.every
+        count = plan.steps // every + 1
+        if plan.config.checkpoint.keep_last is not None:
+            count = min(count, plan.config.checkpoint.keep_last + 1)
+        count -= len(checkpoints(plan.directory.checkpoints))
+        free = free_bytes(place)
+        if free < one * max(count, 1):
+            findings.append(
+                Finding(
+                    "error",
+                    "paths.outputs",
+                    f"{readable_bytes(free)} free at {place}",
+                    f"{readable_bytes(one * count)}: {count} checkpoints of {readable_bytes(one)}",
+                    "free some space, or paths.outputs=DIR, checkpoint.every=N, checkpoint.keep_last=N",
+                )
+            )
+    return findings
+
+
+def _fits(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
+    """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's."""
+    with torch.device("meta"):
+        model = task.build_model()
+    expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
+    prefix = "model_state_dict."
+    there = {
+        entry.name.removeprefix(prefix): Kind(entry.dtype, entry.shape)
+        for entry in manifest.tensors
+        if entry.name.startswith(prefix)
+    }
+    try:
+        wanted = selected_names(plan.config.branch, there, expected)
+    except CheckpointError as error:
+        return [_as_finding(error)]
+    unlike = [
+        (name, there.get(source) if source else None, expected.get(name))
+        for name, source in wanted.items()
+        if (there.get(source) if source else None) != expected.get(name)
+    ]
+    findings = _tensor_findings(plan, manifest, unlike)
+    if not findings and plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset:
+        findings += _optimizer(plan, manifest, model)
+    return findings
+
+
+def _tensor_findings(
+    plan: Plan, manifest: Manifest, unlike: list[tuple[str, Kind | None, Kind | None]]
+) -> list[Finding]:
+    if not unlike:
+        return []
+    names = [f"{name} {left or 'absent'} → {right or 'absent'}" for name, left, right in unlike]
+    listing = "\n".join(names[:6]) + (f"\n… and {len(names) - 6} more" if len(names) > 6 else "")
+    keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
+    if not keys:
+        return [
+            Finding(
+                "error",
+                "model",
+                listing,
+                f"the tensors of {manifest.about.run} at step {manifest.step}",
+                "the model's code changed since the trunk ran: go back to its version, or "
+                "branch.restore=weights with branch.include, branch.exclude or branch.rename",
+            )
+        ]
+    what = "\n".join(f"{key}: checkpoint {left}, config {right}" for key, (left, right) in keys.items())
+    back = " ".join(f"{key}={left}" for key, (left, _) in keys.items())
+    return [
+        Finding(
+            "error",
+            what,
+            listing,
+            "the shapes in the checkpoint",
+            f"{back}, or restore a part: branch.restore=weights branch.exclude=[PATTERN,…]",
+        )
+    ]
+
+
+def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:
+    """Whether the optimizer's state is one of this optimizer's, over these parameters."""
+    try:
+        own = build_optimizer(plan.config.optimizer, model.parameters())
+    except LauncherError as error:
+        return [_as_finding(error)]
+    groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
+    there = [
+        (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
+        for group in manifest.content.optimizer_groups
+    ]
+    if groups == there:
+        return []
+    return [
+        Finding(
+            "error",
+            f"optimizer: {plan.config.optimizer.get('_target_')}",
+            f"the checkpoint's optimizer has {_groups(there)}",
+            _groups(groups),
+            "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
+        )
+    ]
+
+
+def _groups(groups: Iterable[tuple[int, list[str]]]) -> str:
+    return "; ".join(f"{count} parameters with {', '.join(names)}" for count, names in groups)
+
+
+def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
+    touched = any(
+        name.partition(".")[0] in {"data", "task", "seed"}
+        for name in (*plan.declared.keys, *plan.declared.nodes)
+    )
+    if fingerprint == manifest.about.data_fingerprint or touched or plan.config.branch.restore == "weights":
+        return []
+    return [
+        Finding(
+            "error",
+            "data",
+            f"fingerprint {fingerprint}",
+            f"{manifest.about.data_fingerprint}, the trunk's data",
+            "give the trunk's data, or say that it is other data on purpose: data.path=FILE",
+        )
+    ]
+
+
+def _siblings(plan: Plan, manifest: Manifest) -> list[Finding]:
+    """Siblings of two different checkpoints are not siblings."""
+    runs, _ = read_runs(Path(plan.config.paths.outputs))
+    strangers = [
+        run.id
+        for run in runs
+        if run.record.group == plan.group
+        and run.record.parent is not None
+        and run.record.parent.sha256 != manifest.sha256
+    ]
+    if not strangers:
+        return []
+    return [
+        Finding(
+            "error",
+            f"group {plan.group}",
+            f"it holds branches of another checkpoint: {', '.join(strangers[:4])}",
+            f"branches of {manifest.about.run} at step {manifest.step} ({manifest.sha256[:12]}…)",
+            f"tracking.group={plan.group}-{manifest.about.run.rpartition('-')[2]}, or branch.name=NAME",
+        )
+    ]
+
+
+def _environment(manifest: Manifest, environment: Mapping[str, object]) -> list[Finding]:
+    """What keeps a continuation from being exact although the config is the same."""
+    there = manifest.about.environment
+    return [
+        Finding("warning", key, str(environment[key]), f"{there[key]}, as the trunk had", _HINTS.get(key, ""))
+        for key in environment
+        if key in there and there[key] != environment[key]
+    ]
+
+
+_HINTS = {"threads": "threads=N; a different number can change the last bit", "device": "device=cpu|cuda"}
+
+
+def _kind(tensor: torch.Tensor) -> Kind:
+    return Kind(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))

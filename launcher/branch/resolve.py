@@ -1,0 +1,204 @@
+"""From what the user wrote to a branch point: an exact place to start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.checkpoint.manifest import Manifest
+from launcher.checkpoint.store import checkpoints
+from launcher.checkpoint.verify import verify_file
+from launcher.config import BranchConfig
+from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
+from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name
+from launcher.lineage import Run, find_run, read_run, read_runs
+
+
+@dataclass(frozen=True)
+class BranchPoint:
+    """Checkpoint, step and content digest."""
+
+    checkpoint: Path
+    manifest: Manifest
+    run: Run | None
+    """The run that wrote it, where its record lies beside it."""
+    group: str
+    """What its siblings are grouped under unless the user says otherwise."""
+    passed_over: tuple[str, ...] = ()
+    """Places that were asked for first and could not be had."""
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run that wrote the checkpoint."""
+        return self.manifest.about.run
+
+
+def resolve(branch: BranchConfig, outputs: Path) -> BranchPoint:
+    """The branch point that ``branch`` names, from the first place that has it.
+
+    Raises:
+        BranchPointUnavailable: no place has it, or the digest is not the one that was asked for.
+    """
+    failures: list[LauncherError] = []
+    places = [branch.from_checkpoint, *branch.mirrors] if branch.from_checkpoint else [None, *branch.mirrors]
+    for place in places:
+        try:
+            if place is not None:
+                checkpoint = _in_place(Path(place).expanduser(), branch.from_step)
+            elif branch.from_run is not None or branch.from_step is not None:
+                checkpoint = _in_runs(branch, outputs)
+            else:
+                continue
+            return _point(checkpoint, branch, tuple(str(failure) for failure in failures))
+        except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
+            failures.append(failure)
+    if len(failures) == 1:
+        raise _unavailable(failures[0]) from failures[0]
+    raise BranchPointUnavailable(
+        f"The branch point cannot be had from any of {len(failures)} places.",
+        where="branch.from_checkpoint, branch.mirrors",
+        found="\n            ".join(failure.what for failure in failures),
+        do=failures[0].do or "check the paths",
+    )
+
+
+def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
+    if isinstance(failure, BranchPointUnavailable):
+        return failure
+    return BranchPointUnavailable(
+        failure.what, where=failure.where, found=failure.found, expected=failure.expected, do=failure.do
+    )
+
+
+def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...]) -> BranchPoint:
+    manifest = verify_file(checkpoint)
+    if branch.sha256 is not None and manifest.sha256 != branch.sha256:
+        raise BranchPointUnavailable(
+            "The checkpoint is not the one that was pinned.",
+            where=str(checkpoint),
+            found=f"content digest {manifest.sha256}",
+            expected=f"branch.sha256={branch.sha256}",
+            do="find the pinned checkpoint, or pin this one: "
+            f"launcher pin {manifest.about.run}@{manifest.step} NAME",
+        )
+    directory = checkpoint.parent.parent
+    run = read_run(directory) if RunDirectory(directory).record.is_file() else None
+    named = branch.name or checkpoint.name
+    return BranchPoint(checkpoint, manifest, run, group_name(named, manifest.step), passed_over)
+
+
+def _in_place(place: Path, step: int | None) -> Path:
+    """The checkpoint in a file or a directory.
+
+    This is the seam for further sources: whatever fetches a checkpoint gives such a path.
+    """
+    if place.is_file():
+        found = checkpoint_step(place.name)
+        if step is not None and found is not None and found != step:
+            raise BranchPointUnavailable(
+                "branch.from_checkpoint and branch.from_step name different steps.",
+                where=str(place),
+                found=f"step {found}",
+                expected=f"branch.from_step={step}",
+                do="drop branch.from_step",
+            )
+        return place
+    if not place.is_dir():
+        raise BranchPointUnavailable(
+            "There is no such checkpoint.",
+            where=str(place),
+            found=_nearest(place),
+            expected="a checkpoint file, or a directory with checkpoints",
+            do="see what there is: launcher tree",
+        )
+    directory = place / "checkpoints" if (place / "checkpoints").is_dir() else place
+    there = checkpoints(directory)
+    if step is None and there:
+        return there[-1]
+    for checkpoint in there:
+        if checkpoint_step(checkpoint.name) == step:
+            return checkpoint
+    raise BranchPointUnavailable(
+        f"No complete checkpoint{'' if step is None else f' at step {step}'} lies there.",
+        where=str(directory),
+        found=_steps(there),
+        expected="a checkpoint with its manifest" if step is None else checkpoint_file(step),
+        do="take one of the steps found" if there else "see what there is: launcher tree",
+    )
+
+
+def _in_runs(branch: BranchConfig, outputs: Path) -> Path:
+    if branch.from_run is not None:
+        run = find_run(outputs, branch.from_run)
+        try:
+            return _in_place(run.directory.path, branch.from_step)
+        except BranchPointUnavailable as error:
+            raise _none_at(branch, [run], outputs) from error
+    runs, _ = read_runs(outputs)
+    assert branch.from_step is not None
+    having = [run for run in runs if _has(run, branch.from_step)]
+    if len(having) == 1:
+        return having[0].directory.checkpoints / checkpoint_file(branch.from_step)
+    if having:
+        raise BranchPointUnavailable(
+            f"{len(having)} runs have a checkpoint at step {branch.from_step}.",
+            where=str(outputs),
+            found=", ".join(run.id for run in having),
+            expected="one run; say which",
+            do=[
+                f"python train.py branch.from_run={run.id} branch.from_step={branch.from_step}"
+                for run in having
+            ],
+        )
+    raise _none_at(branch, runs, outputs)
+
+
+def _has(run: Run, step: int) -> bool:
+    path = run.directory.checkpoints / checkpoint_file(step)
+    return path in checkpoints(run.directory.checkpoints)
+
+
+def _none_at(branch: BranchConfig, runs: list[Run], outputs: Path) -> BranchPointUnavailable:
+    step = branch.from_step
+    steps = {run.id: checkpoints(run.directory.checkpoints) for run in runs}
+    lines = [f"{name}: {_steps(paths)}" for name, paths in steps.items()]
+    return BranchPointUnavailable(
+        "No run has a checkpoint." if step is None else f"No run has a checkpoint at step {step}.",
+        where=branch.from_run or str(outputs),
+        found="\n            ".join(lines[:20]) or "no runs",
+        do=_command_that_makes(step, steps),
+    )
+
+
+def _command_that_makes(step: int | None, steps: dict[str, list[Path]]) -> str:
+    """A control branch up to ``step`` from the nearest checkpoint before it is the exact way there."""
+    before = [
+        (found, name)
+        for name, paths in steps.items()
+        for path in paths
+        if step is not None and (found := checkpoint_step(path.name) or 0) < step
+    ]
+    if not steps or step is None:
+        return "train a trunk first: python train.py"
+    if not before:
+        return f"train a trunk with checkpoints there: python train.py seed=1 checkpoint.every={step}"
+    nearest, name = max(before)
+    return (
+        "take a step that there is, or make this one: python train.py "
+        f"branch.from_run={name} branch.from_step={nearest} branch.steps={step - nearest}"
+    )
+
+
+def _steps(paths: list[Path]) -> str:
+    numbers = [str(checkpoint_step(path.name)) for path in paths]
+    if len(numbers) > 12:
+        numbers = [*numbers[:4], "…", *numbers[-4:]]
+    return "steps " + ", ".join(numbers) if numbers else "no checkpoints"
+
+
+def _nearest(place: Path) -> str:
+    parent = place.parent
+    if not parent.is_dir():
+        return f"there is no directory {parent} either"
+    names = sorted(path.name for path in parent.iterdir() if path.suffix == ".pt")
+    return f"in {parent}: {', '.join(names[:8]) or 'no .pt files'}"

@@ -1,0 +1,330 @@
+"""Every knob of the launcher: meaning, unit, default. YAML under ``conf/`` holds values.
+
+The nodes ``model``, ``data``, ``loss``, ``curriculum``, ``optimizer`` and ``scheduler`` belong to
+whoever is named by their ``_target_`` or by ``task._target_``: here they are plain mappings, typed by
+the schemas that their YAML files pull in. In each of them two keys never change what is computed:
+``label`` (the node's part of a run's name) and ``facts`` (metadata for the trackers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launcher.errors import ConfigError
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "branch.restore": ("full", "weights"),
+    "branch.reset": ("optimizer", "scheduler", "data", "rng", "step"),
+    "branch.step_mode": ("continue", "reset"),
+    "branch.schedule": ("keep", "restart"),
+    "branch.on_unavailable": ("error", "scratch"),
+    "checkpoint.best_mode": ("max", "min"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "tracker.wandb.mode": ("auto", "online", "offline", "disabled"),
+}
+"""The values that a key may have; of a list, each of its elements."""
+
+
+@dataclass
+class BranchConfig:
+    """Where a run starts, and what it takes over from there. Nothing set: a trunk."""
+
+    from_step: int | None = None
+    """Step of the trunk to start from, in steps. Alone, it means the one run that has a checkpoint there."""
+    from_run: str | None = None
+    """The trunk: a run's id, its directory, or an unambiguous prefix of its id."""
+    from_checkpoint: str | None = None
+    """A checkpoint file, or a directory that holds checkpoints, instead of a run."""
+    name: str | None = None
+    """Name of the branch point in the group's name; default: the checkpoint's own name."""
+    restore: str = "full"
+    """``full``: model, optimizer, scheduler, data position, RNG, step; ``weights``: the model only."""
+    reset: list[str] = field(default_factory=list)
+    """Parts of the full state that start anew: any of ``optimizer scheduler data rng step``."""
+    include: list[str] = field(default_factory=list)
+    """Patterns (``*``, ``?``) of parameter names to restore; the rest is new. Needs ``restore=weights``."""
+    exclude: list[str] = field(default_factory=list)
+    """Parameter-name patterns not to restore; they are initialised. Needs ``restore=weights``."""
+    rename: dict[str, str] = field(default_factory=dict)
+    """Name prefixes in the checkpoint mapped to prefixes in the model. Needs ``restore=weights``."""
+    step_mode: str = "continue"
+    """``continue``: 15000 → 15001; ``reset``: numbered from 0, with ``absolute_step`` logged beside it."""
+    steps: int | None = None
+    """How many steps more, in steps; default: up to the trunk's end."""
+    schedule: str = "keep"
+    """``keep`` the trunk's learning-rate horizon, or ``restart`` the schedule over the branch's steps."""
+    on_unavailable: str = "error"
+    """``error``: no branch point, no run; ``scratch``: train from scratch, outside the branch's group."""
+    mirrors: list[str] = field(default_factory=list)
+    """Further places to try, in order, each written like ``from_checkpoint``."""
+    sha256: str | None = None
+    """Content digest that the checkpoint must have: 64 hex digits, as ``launcher pin`` writes them."""
+    compare_to: str | None = None
+    """Run id to compare with; default: the parent."""
+    notes: str | None = None
+    """Free text for the run record and the trackers."""
+    tags: list[str] = field(default_factory=list)
+    """Further tags for the trackers."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether any branch point is named at all."""
+        named = (self.from_step, self.from_run, self.from_checkpoint)
+        return any(value is not None for value in named) or bool(self.mirrors)
+
+
+@dataclass
+class TrainingConfig:
+    """The length of a run and what happens along it."""
+
+    steps: int = 16_500
+    """Last step of a trunk, in optimizer steps. A branch ends where its trunk did, or see ``branch.steps``."""
+    gradient_clip: float | None = 1.0
+    """Largest global L2 norm of the gradient; ``null``: no clipping."""
+    log_every: int = 50
+    """Steps between two lines in metrics.jsonl."""
+    validate_every: int = 500
+    """Steps between two evaluations on held-out data; 0: never."""
+
+
+@dataclass
+class CheckpointConfig:
+    """When a checkpoint is written and how long it is kept.
+
+    A checkpoint that some run branched from, or that was pinned, is never removed.
+    """
+
+    every: int = 1_500
+    """Steps between two checkpoints; the last step always has one."""
+    keep_last: int | None = None
+    """How many of the newest checkpoints stay; ``null``: all."""
+    keep_every: int | None = None
+    """Checkpoints at multiples of this many steps stay as well; ``null``: none beyond ``keep_last``."""
+    best_metric: str | None = None
+    """Metric (``val/token_accuracy``) by which the best checkpoint so far also stays; ``null``: none."""
+    best_mode: str = "max"
+    """``max`` or ``min``: which direction of ``best_metric`` is better."""
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: str = "auto"
+    """``auto``: online with an API key, offline without; or ``online``, ``offline``, ``disabled``."""
+
+
+@dataclass
+class TrackerConfig:
+    """Trackers beside metrics.jsonl, which is always on. One node each; absent: not used."""
+
+    wandb: WandbConfig | None = None
+
+
+@dataclass
+class TrackingConfig:
+    """What is told to every tracker. Environment variables of the tracker win where these are unset."""
+
+    project: str | None = None
+    """Project of the tracker; default: ``WANDB_PROJECT``, then ``checkpoint-branching``."""
+    entity: str | None = None
+    """Account or team; default: ``WANDB_ENTITY``, then the tracker's own default."""
+    group: str | None = None
+    """Group of the siblings; default: ``WANDB_RUN_GROUP``, then the checkpoint's name."""
+    tags: list[str] = field(default_factory=list)
+    """Tags beside those that the factors give."""
+
+
+@dataclass
+class PathsConfig:
+    """Where things lie."""
+
+    outputs: str = "multirun_outputs"
+    """Directory of all runs, relative to the working directory."""
+
+
+@dataclass
+class TaskConfig:
+    """What is trained."""
+
+    _target_: str = MISSING
+    """Import path of a class that implements :class:`launcher.training.task.Task`."""
+
+
+@dataclass
+class Config:
+    """One run, whole."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: Any = field(default_factory=dict)
+    """The task's model."""
+    data: Any = field(default_factory=dict)
+    """The task's data."""
+    loss: Any = field(default_factory=dict)
+    """The task's loss."""
+    curriculum: Any = field(default_factory=dict)
+    """What the task changes over its steps."""
+    optimizer: Any = field(default_factory=dict)
+    """``_target_``: a torch optimizer; every other key is an argument of it."""
+    scheduler: Any = field(default_factory=dict)
+    """``_target_``: a factory of learning-rate factors by step; every other key is an argument of it."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    branch: BranchConfig = field(default_factory=BranchConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    seed: int = 0
+    """Seed of initialisation, data order and dropout; 0 to 2**32 - 1."""
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu`` or ``cuda``."""
+    precision: str = "fp32"
+    """``fp32``, or the forward pass under autocast in ``bf16`` or ``fp16`` (with a gradient scaler)."""
+    deterministic: bool = True
+    """Only algorithms that give the same bits each time; a PyTorch operation without one is an error."""
+    threads: int | None = None
+    """CPU threads of PyTorch; ``null``: PyTorch's own choice. Exactness holds at an equal number."""
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Config:
+        """A validated config from plain values: a composed config, or a run's recorded one.
+
+        Raises:
+            ConfigError: a key that does not exist, a value of the wrong type or outside its range.
+        """
+        try:
+            merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(plain)))
+            config = OmegaConf.to_object(merged)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None)
+            raise ConfigError(
+                f"The config is not valid: {str(error).splitlines()[0]}", where=key or None
+            ) from error
+        assert isinstance(config, cls)
+        validate(config)
+        return config
+
+
+def register() -> None:
+    """Make the schema known to Hydra, as ``launcher_schema``."""
+    ConfigStore.instance().store(name="launcher_schema", node=Config)
+
+
+def value_at(config: object, key: str) -> Any:
+    """The value at a dotted key of a config; None where a node on the way is absent."""
+    for part in key.split("."):
+        if config is None:
+            return None
+        config = config[part] if isinstance(config, Mapping) else getattr(config, part)
+    return config
+
+
+def validate(config: Config) -> None:
+    """Refuse values and combinations that cannot be meant, before anything starts.
+
+    Raises:
+        ConfigError: names the dotted key, the value found, and what was expected.
+    """
+    for key, choices in CHOICES.items():
+        _check_choice(key, value_at(config, key), choices)
+    for key, smallest in _SMALLEST.items():
+        value = value_at(config, key)
+        if value is not None and value < smallest:
+            raise ConfigError(
+                f"{key} is out of range.", found=f"{key}={value}", expected=f"at least {smallest}"
+            )
+    if config.seed >= 2**32:
+        raise ConfigError("seed is out of range.", found=f"seed={config.seed}", expected="less than 2**32")
+    _validate_branch(config.branch)
+
+
+_SMALLEST: Mapping[str, float] = {
+    "seed": 0,
+    "threads": 1,
+    "training.steps": 1,
+    "training.gradient_clip": 0.0,
+    "training.log_every": 1,
+    "training.validate_every": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_every": 1,
+    "branch.from_step": 0,
+    "branch.steps": 1,
+}
+
+
+def _check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and one not in choices:
+            raise ConfigError(f"{key} has no such value.", found=f"{key}={one}", expected=" | ".join(choices))
+
+
+def _validate_branch(branch: BranchConfig) -> None:
+    contradictions = [
+        (
+            branch.from_checkpoint is not None and branch.from_run is not None,
+            "branch.from_checkpoint and branch.from_run both name a place to start from.",
+            "give one of the two",
+        ),
+        (
+            branch.restore == "weights" and "optimizer" in branch.reset,
+            "branch.restore=weights does not restore the optimizer, so it cannot be reset.",
+            "drop branch.reset, or use branch.restore=full",
+        ),
+        (
+            branch.restore == "weights" and bool(branch.reset),
+            "branch.restore=weights restores the model only, so nothing else can be reset.",
+            "drop branch.reset, or use branch.restore=full",
+        ),
+        (
+            branch.restore == "full" and bool(branch.include or branch.exclude or branch.rename),
+            "branch.include, branch.exclude and branch.rename restore a part of the model, "
+            "and an optimizer state for a part does not exist.",
+            "add branch.restore=weights",
+        ),
+        (
+            branch.schedule == "restart" and "scheduler" in branch.reset,
+            "branch.schedule=restart already starts the scheduler anew.",
+            "drop scheduler from branch.reset, or use branch.schedule=keep to keep the trunk's horizon",
+        ),
+        (
+            len(set(branch.reset)) != len(branch.reset),
+            "branch.reset names a part twice.",
+            "name each part once",
+        ),
+        (
+            branch.sha256 is not None
+            and (len(branch.sha256) != 64 or set(branch.sha256) - set("0123456789abcdef")),
+            "branch.sha256 is not a content digest.",
+            "give the 64 lower-case hex digits that `launcher pin` or `launcher show` print",
+        ),
+    ]
+    for wrong, what, do in contradictions:
+        if wrong:
+            raise ConfigError(what, found=_spelled(branch), do=do)
+    asked_for = {
+        "reset", "include", "exclude", "rename", "steps", "sha256", "name", "compare_to",
+    }  # fmt: skip
+    alone = [key for key in sorted(asked_for) if getattr(branch, key)]
+    if alone and not branch.asked:
+        raise ConfigError(
+            f"branch.{alone[0]} is set, but no branch point is named.",
+            found=_spelled(branch),
+            expected="branch.from_step, branch.from_run, branch.from_checkpoint, or +branch=NAME",
+        )
+
+
+def _spelled(branch: BranchConfig) -> str:
+    default = BranchConfig()
+    return " ".join(
+        f"branch.{key}={str(value).replace(' ', '')}"
+        for key, value in vars(branch).items()
+        if value != getattr(default, key)
+    )

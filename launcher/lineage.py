@@ -1,0 +1,226 @@
+"""Run records: the truth about each run, one file a run, and the family that they form."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from launcher.errors import LauncherError, UnknownRun
+from launcher.files import read_json_object, write_json
+from launcher.layout import RunDirectory
+
+State = Literal["running", "interrupted", "failed", "finished"]
+Origin = Literal["nothing", "branch point", "own checkpoint"]
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The branch point that a run started from."""
+
+    run: str | None
+    """Id of the run that wrote the checkpoint."""
+    checkpoint: str
+    """Path of the checkpoint when the branch started."""
+    step: int
+    """Step in the parent's own numbering, in steps."""
+    absolute_step: int
+    """Optimizer steps since training began from nothing."""
+    sha256: str
+    """Content digest of the checkpoint."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The parent's last metrics at the branch point."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run's process; a resumed run has several."""
+
+    time: str
+    """ISO 8601, UTC."""
+    host: str
+    pid: int
+    origin: Origin
+    """What the state was taken from."""
+    step: int
+    """Step that the state was at."""
+
+    @classmethod
+    def now(cls, origin: Origin, step: int) -> Start:
+        """A start of this process."""
+        return cls(utc_now(), socket.gethostname(), os.getpid(), origin, step)
+
+
+@dataclass
+class RunRecord:
+    """What is known about one run. Written aside, then renamed; trackers only mirror it."""
+
+    id: str
+    kind: str
+    """``trunk``, ``branch`` or ``scratch`` (a branch that was asked to train from nothing instead)."""
+    state: State
+    group: str
+    """Directory and tracker group."""
+    group_source: str
+    """Where the group's name came from."""
+    job_type: str
+    branch_type: str | None
+    """``control``, ``factor`` or ``weights``; None for a trunk."""
+    signature: str
+    request: str
+    """Digest of what was asked for; see :func:`launcher.differences.request_digest`."""
+    step: int
+    """Last step whose result is on disk, in steps."""
+    start_step: int
+    end_step: int
+    horizon_steps: int
+    """Steps over which the learning-rate schedule runs."""
+    parent: Parent | None = None
+    compare_to: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    """What was typed."""
+    declared: dict[str, Any] = field(default_factory=dict)
+    """Dotted keys and group choices that were typed or stand in the branch's config file."""
+    differences: dict[str, list[Any]] = field(default_factory=dict)
+    """Factors: dotted key to [the trunk's value, the own value]."""
+    findings: list[dict[str, str]] = field(default_factory=list)
+    """What the checks had to say at the first start."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last value of each metric."""
+    starts: list[Start] = field(default_factory=list)
+    error: str | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    """Device, threads, library versions."""
+    trackers: dict[str, Any] = field(default_factory=dict)
+    """What each tracker said of itself."""
+    notes: str | None = None
+    tags: list[str] = field(default_factory=list)
+    created: str = ""
+    updated: str = ""
+
+    def write(self, directory: Path) -> None:
+        """Put the record on disk, atomically and durably."""
+        self.updated = utc_now()
+        self.created = self.created or self.updated
+        write_json(RunDirectory(directory).record, asdict(self))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
+        """The record in a JSON object; keys of a later version are ignored.
+
+        Raises:
+            ValueError: a key is missing or has the wrong type.
+        """
+        known = {one.name for one in fields(cls)}
+        values = {key: value[key] for key in value if key in known}
+        try:
+            if values.get("parent") is not None:
+                values["parent"] = Parent(**values["parent"])
+            values["starts"] = [Start(**start) for start in values.get("starts", [])]
+            record = cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        for name in ("id", "state", "group", "job_type", "signature"):
+            if not isinstance(getattr(record, name), str):
+                raise ValueError(f"{name} is not text")
+        for name in ("step", "start_step", "end_step"):
+            if not isinstance(getattr(record, name), int):
+                raise ValueError(f"{name} is not a number of steps")
+        return record
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's record and where it lies."""
+
+    directory: RunDirectory
+    record: RunRecord
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.record.id
+
+
+def utc_now() -> str:
+    """ISO 8601 with seconds, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def read_run(directory: Path) -> Run:
+    """The run in a directory.
+
+    Raises:
+        LauncherError: there is no readable record there.
+    """
+    place = RunDirectory(directory)
+    try:
+        return Run(place, RunRecord.from_json(read_json_object(place.record)))
+    except (OSError, ValueError) as error:
+        raise LauncherError(
+            "A run record cannot be read.",
+            where=str(place.record),
+            found=str(error),
+            do="restore the file from a backup, or move the run's directory away",
+        ) from error
+
+
+def read_runs(outputs: Path) -> tuple[list[Run], list[LauncherError]]:
+    """All runs under ``outputs``, by id, and the records that could not be read."""
+    runs: list[Run] = []
+    problems: list[LauncherError] = []
+    for record in sorted(outputs.glob("*/*/run.json")):
+        try:
+            runs.append(read_run(record.parent))
+        except LauncherError as problem:
+            problems.append(problem)
+    return runs, problems
+
+
+def find_run(outputs: Path, name: str) -> Run:
+    """The run that ``name`` means: its id, its directory, or an unambiguous prefix of id or signature.
+
+    Raises:
+        UnknownRun: there is none, or there are several.
+    """
+    directory = Path(name)
+    if (directory / "run.json").is_file():
+        return read_run(directory.resolve() if directory.is_absolute() else directory)
+    runs, _ = read_runs(outputs)
+    exact = [run for run in runs if run.id == name]
+    found = exact or [run for run in runs if run.id.startswith(name) or run.record.signature.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UnknownRun(
+            f"Several runs are called {name!r}.",
+            where=str(outputs),
+            found=_listing(found),
+            do="give more of the id, or the run's directory",
+        )
+    raise UnknownRun(
+        f"There is no run {name!r}.",
+        where=str(outputs),
+        found=_listing(runs) if runs else "no runs",
+        do="see what there is: launcher tree",
+    )
+
+
+def _listing(runs: Iterable[Run], most: int = 12) -> str:
+    ids = [run.id for run in runs]
+    return ", ".join(ids[:most]) + (f", and {len(ids) - most} more" if len(ids) > most else "")
+
+
+def children(runs: Iterable[Run], parent: str) -> list[Run]:
+    """The branches that started from the run with id ``parent``."""
+    return [run for run in runs if run.record.parent is not None and run.record.parent.run == parent]
+
+
+def branched_steps(outputs: Path, run_id: str) -> set[int]:
+    """Steps of the run ``run_id`` from which some run branched."""
+    runs, _ = read_runs(outputs)
+    return {run.record.parent.step for run in children(runs, run_id) if run.record.parent is not None}

@@ -1,0 +1,1 @@
+"""The reference task: de novo peptide sequencing from tandem mass spectra."""

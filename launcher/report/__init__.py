@@ -1,0 +1,1 @@
+"""Looking at runs: trees, comparisons with the trunk, proofs."""

@@ -1,0 +1,150 @@
+"""The story of a run: find out what it is, check it, build it, restore it, train it, record it."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from launcher.branch.declared import Declared
+from launcher.branch.effect import build_task
+from launcher.branch.plan import Plan, plan
+from launcher.branch.preflight import preflight, require_clean
+from launcher.branch.select import selected_names, selected_state
+from launcher.checkpoint.content import describe
+from launcher.checkpoint.manifest import About, Manifest, write_manifest
+from launcher.checkpoint.reader import read_state
+from launcher.checkpoint.verify import newest_good
+from launcher.config import Config
+from launcher.findings import Finding, render_findings
+from launcher.lineage import Origin, Run, read_run
+from launcher.recording import Recording
+from launcher.report.summary import print_summary
+from launcher.training.device import choose_device, environment, prepare_process
+from launcher.training.loop import train
+from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
+from launcher.training.restore import load_weights, model_from, new_model
+from launcher.training.rng import seed_all
+from launcher.training.schedule import build_schedule
+from launcher.training.signals import Interruption
+from launcher.training.task import Task
+from launcher.training.trainer import Trainer
+
+log = logging.getLogger("launcher.run")
+
+
+def run(config: Config, declared: Declared) -> Run:
+    """Bring the run that ``config`` describes to its end, from wherever it is.
+
+    Its own newest checkpoint comes first, the branch point second, nothing only for a trunk or where
+    scratch was asked for. A run that is finished is not run again.
+
+    Raises:
+        LauncherError: the input was wrong or the run failed; the record says so too.
+        SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
+    """
+    run_plan = plan(config, declared)
+    if (done := _finished(run_plan)) is not None:
+        log.info("%s is finished already; nothing to do.", done.id)
+        print_summary(done)
+        return done
+    device = choose_device(config.device)
+    prepare_process(config, device)
+    own, refused = newest_good(run_plan.directory.checkpoints)
+    for problem in refused:
+        log.warning("Passing over a damaged checkpoint. %s", problem)
+    findings: list[Finding] = []
+    if own is None:
+        findings = preflight(run_plan, environment(device))
+        require_clean(run_plan, findings)
+        if findings:
+            log.warning("\n%s", render_findings(findings))
+
+    with Interruption() as interruption, Recording(run_plan, findings, environment(device)) as recording:
+        task = build_task(config)
+        trainer: Trainer
+        origin: Origin
+        if own is not None:
+            trainer, origin = resume(run_plan, task, read_state(own, digests=False), device), "own checkpoint"
+        elif run_plan.point is not None:
+            trainer, origin = branch(run_plan, task, device), "branch point"
+        else:
+            trainer, origin = begin(run_plan, task, device), "nothing"
+        _record_start(run_plan, recording, trainer, origin)
+        reached = train(trainer, run_plan.end_step, config, recording, interruption)
+        recording.finish("finished" if reached else "interrupted")
+
+    finished = read_run(run_plan.directory.path)
+    print_summary(finished)
+    if not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked)
+        raise SystemExit(interruption.exit_status)
+    return finished
+
+
+def begin(plan: Plan, task: Task, device: torch.device) -> Trainer:
+    """A run from nothing: everything is drawn from the seed."""
+    seed_all(plan.config.seed)
+    return _trainer(plan, task, new_model(task, device))
+
+
+def branch(plan: Plan, task: Task, device: torch.device) -> Trainer:
+    """A run from its branch point, with what was typed winning over what was restored."""
+    assert plan.point is not None
+    config = plan.config
+    seed_all(config.seed)
+    # Preflight has read the file's digest a moment ago.
+    state = read_state(plan.point.checkpoint, digests=False)
+    trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device))
+    trainer.load_state_dict(selected_state(state, config.branch))
+    trainer.live.progress.load_state_dict(plan.start.state_dict())
+    typed = hyperparameters(config.optimizer)
+    changed = {name: value for name, value in typed.items() if f"optimizer.{name}" in plan.differences}
+    apply_hyperparameters(trainer.live.optimizer, trainer.live.scheduler, changed, trainer.factor)
+    check_live(trainer.live.optimizer, trainer.live.scheduler, typed, trainer.factor)
+    return trainer
+
+
+def resume(plan: Plan, task: Task, state: dict[str, object], device: torch.device) -> Trainer:
+    """The same run going on; nothing is applied, because nothing may change."""
+    seed_all(plan.config.seed)
+    weights = state.pop("model_state_dict")
+    assert isinstance(weights, dict)
+    trainer = _trainer(plan, task, model_from(task, weights, device))
+    trainer.load_state_dict(state)
+    return trainer
+
+
+def _trainer(plan: Plan, task: Task, model: torch.nn.Module) -> Trainer:
+    factor = build_schedule(plan.config.scheduler, plan.horizon_steps)
+    return Trainer(task, model, plan.config, factor)
+
+
+def _branch_model(
+    plan: Plan, task: Task, weights: dict[str, torch.Tensor], device: torch.device
+) -> torch.nn.Module:
+    """The model with the checkpoint's weights, or with a part of them over a new initialisation."""
+    branch = plan.config.branch
+    if branch.restore == "full":
+        return model_from(task, weights, device)
+    model = task.build_model()
+    initial = model.state_dict()
+    names = selected_names(branch, weights, initial)
+    taken = {name: weights[source] for name, source in names.items() if source is not None}
+    return load_weights(model, {**initial, **taken}).to(device)
+
+
+def _finished(plan: Plan) -> Run | None:
+    if not plan.directory.record.is_file():
+        return None
+    there = read_run(plan.directory.path)
+    return there if there.record.state == "finished" else None
+
+
+def _record_start(plan: Plan, recording: Recording, trainer: Trainer, origin: Origin) -> None:
+    """Tell the record and the trackers; of a control, also put down what it was restored to."""
+    recording.start(trainer, origin)
+    if origin != "branch point" or plan.branch_type != "control":
+        return
+    about = About(step=plan.start.step, absolute_step=plan.start.absolute_step, run=plan.id)
+    write_manifest(plan.directory.restored, Manifest(about, describe(trainer.state_dict())))

@@ -1,0 +1,1 @@
+"""Where metrics go: the local file always, others beside it."""

@@ -1,0 +1,65 @@
+"""What a tracker is told, and what it has to offer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+State = Literal["finished", "failed", "interrupted"]
+"""How a run's process ended; ``interrupted``: the same run goes on later."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Who a run is: everything that a tracker is told about it, once, before its first step."""
+
+    id: str
+    """The run's id: the same one after every requeue."""
+    name: str
+    """What a person reads in lists."""
+    group: str | None
+    """The siblings' common name, final; None: the run is in no group."""
+    job_type: str | None
+    """What the run is among its siblings."""
+    directory: Path
+    """The run's directory; a tracker writes below it and nowhere else."""
+    project: str | None = None
+    """Project; None: the tracker's environment, then the launcher's default."""
+    entity: str | None = None
+    """Account or team; None: the tracker's environment, then its own default."""
+    tags: tuple[str, ...] = ()
+    """Labels to filter by."""
+    notes: str | None = None
+    """Free text."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Plain resolved values: the config, and beside it metadata such as ``branched_from_checkpoint``."""
+    resumed: bool = False
+    """Whether this process goes on with a run that an earlier one began."""
+    last_logged_step: int | None = None
+    """``global_step`` of the last line that is in metrics.jsonl already; None: there is none."""
+
+
+class Tracker(Protocol):
+    """A mirror of a run for people to look at.
+
+    It may raise anything anywhere: :class:`launcher.trackers.trackers.Trackers` warns once, stops using
+    it, and training goes on. Its methods are called from one thread at a time, ``start`` first.
+    """
+
+    @property
+    def name(self) -> str:
+        """What a warning calls it."""
+
+    def start(self, identity: RunIdentity) -> str | None:
+        """Begin a run, or go on with it; returns where it can be seen (a link or a directory)."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take one step's numbers. ``step`` is ``global_step``, greater than in any call before."""
+
+    def finish(self, state: State, summary: Mapping[str, Any]) -> None:
+        """End the run, handing over what is still held back; ``summary`` is shown beside its name."""
+
+    def abandon(self) -> None:
+        """Give up on a run that failed or hangs: let go of processes and threads without waiting."""

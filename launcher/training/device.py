@@ -1,0 +1,68 @@
+"""Where and how numbers are computed: device, precision, threads, determinism."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+
+from launcher.config import Config
+from launcher.errors import ConfigError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``device`` means here.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError(
+            "device=cuda, but PyTorch finds no CUDA device.",
+            where="device",
+            found=f"torch {torch.__version__}, {torch.cuda.device_count()} CUDA devices",
+            do="use device=cpu or device=auto, or install a CUDA build of PyTorch",
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+def prepare_process(config: Config, device: torch.device) -> None:
+    """Set threads and determinism for this process; before anything is computed."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.deterministic and device.type == "cuda":
+        # cuBLAS reads it when its handle is made; without it matrix products are not repeatable.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context of a forward pass."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=_DTYPES[precision])
+
+
+def build_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler:
+    """A gradient scaler; does nothing but in ``fp16``."""
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What an exact repetition needs besides config and code."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }

@@ -1,0 +1,60 @@
+"""The loop: step, log, validate, save, until the end or until somebody asks to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from launcher.config import Config
+from launcher.training.progress import Progress
+from launcher.training.signals import Interruption
+from launcher.training.trainer import Trainer
+
+
+class Hooks(Protocol):
+    """What the loop tells whoever runs it; called between two steps."""
+
+    def log(self, progress: Progress, metrics: Mapping[str, float | str]) -> None:
+        """Metrics of the step that was just taken."""
+        ...
+
+    def save(self) -> None:
+        """The state is worth keeping now."""
+        ...
+
+    def after_step(self) -> None:
+        """Called after every step; may raise to fail the run."""
+        ...
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens ``every`` steps (0: never) happens at ``step``."""
+    return every > 0 and step % every == 0
+
+
+def train(trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interruption: Interruption) -> bool:
+    """Train up to ``end_step``; True if the end was reached, False if a signal asked to stop before.
+
+    A checkpoint is saved at multiples of ``checkpoint.every``, at the end, and when interrupted.
+    """
+    progress = trainer.live.progress
+    after_step: Callable[[], None] = hooks.after_step
+    log_every, validate_every = config.training.log_every, config.training.validate_every
+    while progress.step < end_step:
+        coming = progress.step + 1
+        last = coming == end_step
+        validate = due(coming, validate_every) or (last and validate_every > 0)
+        measure = due(coming, log_every) or validate or last
+        metrics = trainer.step(measure)
+        if validate:
+            metrics.update(trainer.evaluate())
+        if measure:
+            hooks.log(progress, metrics)
+        interrupted = interruption.asked is not None
+        if due(coming, config.checkpoint.every) or last or interrupted:
+            trainer.check_finite()
+            hooks.save()
+        after_step()
+        if interrupted and not last:
+            return False
+    return True

@@ -1,0 +1,80 @@
+"""From a checkpoint's state to live objects, without a second copy in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from launcher.errors import CheckpointError
+from launcher.training.task import Task
+
+
+def new_model(task: Task, device: torch.device) -> nn.Module:
+    """A freshly initialised model on ``device``; drawn from the global RNG on the CPU."""
+    return task.build_model().to(device)
+
+
+def model_from(task: Task, weights: Mapping[str, Tensor], device: torch.device) -> nn.Module:
+    """A model whose parameters and buffers are the tensors in ``weights`` themselves.
+
+    It is built on the meta device, so that nothing is initialised or allocated twice. A model with
+    buffers outside its state dict needs their values and is built on the CPU instead.
+
+    Args:
+        weights: name to tensor for every parameter and persistent buffer.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape differs.
+    """
+    with torch.device("meta"):
+        model = task.build_model()
+    if dict(model.named_buffers()).keys() - model.state_dict().keys():
+        model = task.build_model()
+    return load_weights(model, weights).to(device)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Assign ``weights`` to ``model``, strictly; dtypes have to be equal too.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape or dtype differs.
+    """
+    expected = model.state_dict()
+    unlike = [
+        f"{name}: checkpoint {_kind(weights.get(name))}, model {_kind(expected.get(name))}"
+        for name in sorted(expected.keys() | weights.keys())
+        if _kind(weights.get(name)) != _kind(expected.get(name))
+    ]
+    if unlike:
+        raise CheckpointError(
+            "The checkpoint's weights do not fit the model.",
+            where="model_state_dict",
+            found="; ".join(unlike[:8]) + (f"; and {len(unlike) - 8} more" if len(unlike) > 8 else ""),
+        )
+    shared = _shared_parameters(model)
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.load_state_dict(dict(weights), strict=True, assign=True)
+    for first, *others in shared:
+        # Assigning gives each name a parameter of its own, which would untie tied weights.
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(owner), attribute, model.get_parameter(first))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained[name])
+    return model
+
+
+def _kind(tensor: Tensor | None) -> str:
+    if tensor is None:
+        return "absent"
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _shared_parameters(model: nn.Module) -> list[list[str]]:
+    """Names that mean one and the same parameter, in groups of two or more."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]

@@ -1,0 +1,78 @@
+"""Every random number generator that a run can draw from: Python, NumPy, PyTorch on CPU and each GPU."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from blake3 import blake3
+
+
+def seed_all(seed: int) -> None:
+    """Start every generator from ``seed`` (0 to 2**32 - 1)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every generator, as tensors and plain values."""
+    version, internal, gauss = random.getstate()
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
+    return {
+        "python": {
+            "version": version,
+            "internal": torch.tensor(internal, dtype=torch.int64),
+            "gauss": gauss,
+        },
+        "numpy": {
+            "key": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+            "pos": int(legacy["state"]["pos"]),
+            "has_gauss": int(legacy["has_gauss"]),
+            "gauss": float(legacy["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": _cuda_states(),
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Put every generator where ``state`` says.
+
+    The streams of GPUs that are not there, or were not there, keep their seeded state.
+    """
+    python, numpy = state["python"], state["numpy"]
+    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
+    np.random.set_state(
+        {
+            "bit_generator": "MT19937",
+            "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
+            "has_gauss": numpy["has_gauss"],
+            "gauss": numpy["gauss"],
+        }
+    )
+    torch.set_rng_state(state["torch"].cpu())
+    for index, stream in enumerate(state["cuda"]):
+        if index < torch.cuda.device_count():
+            torch.cuda.set_rng_state(stream.cpu(), index)
+
+
+def rng_digest() -> str:
+    """Sixteen hex digits over the state of every generator."""
+    hasher = blake3(repr(random.getstate()).encode())
+    legacy = np.random.get_state(legacy=False)
+    assert isinstance(legacy, dict)
+    hasher.update(legacy["state"]["key"].tobytes())
+    hasher.update(repr((int(legacy["state"]["pos"]), legacy["has_gauss"], legacy["gauss"])).encode())
+    hasher.update(torch.get_rng_state().numpy().data)
+    for stream in _cuda_states():
+        hasher.update(stream.numpy().data)
+    return hasher.hexdigest()[:16]
+
+
+def _cuda_states() -> list[torch.Tensor]:
+    """One state a GPU; none where CUDA was never used, because asking would start it."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

@@ -1,0 +1,170 @@
+"""One optimizer step at a time, and the whole state between two steps."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from blake3 import blake3
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from launcher.config import Config
+from launcher.errors import CheckpointError, RunFailed
+from launcher.training import device as devices
+from launcher.training.optim import build_optimizer, build_scheduler
+from launcher.training.progress import Progress
+from launcher.training.rng import restore_rng, rng_digest, rng_state
+from launcher.training.schedule import Factor
+from launcher.training.task import Batch, Task
+
+
+class Live(NamedTuple):
+    """The live objects whose states together are a checkpoint."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler
+    progress: Progress
+
+
+class Trainer:
+    """Takes steps. Knows the task only through its protocol, and nothing of files or trackers."""
+
+    def __init__(self, task: Task, model: nn.Module, config: Config, factor: Factor) -> None:
+        """``model`` is already on its device; the optimizer and everything else start anew."""
+        self.task = task
+        self.config = config
+        self.factor = factor
+        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        optimizer = build_optimizer(config.optimizer, model.parameters())
+        self.live = Live(
+            model=model,
+            optimizer=optimizer,
+            scheduler=build_scheduler(optimizer, factor),
+            scaler=devices.build_scaler(self.device, config.precision),
+            progress=Progress(),
+        )
+        self._loss = torch.zeros(())
+        model.train()
+
+    def step(self, measure: bool) -> dict[str, float | str]:
+        """Take one optimizer step; with ``measure``, give its metrics, else an empty dict.
+
+        Raises:
+            RunFailed: the loss is not finite. The state is then not worth saving.
+        """
+        model, optimizer, scheduler, scaler, progress = self.live
+        batch = self.task.batch(progress.data_step + 1)
+        with devices.autocast(self.device, self.config.precision):
+            loss, metrics = self.task.loss(model, self._moved(batch), progress.task_step + 1)
+        self._loss = loss.detach()
+        if measure or self.device.type == "cpu":
+            self.check_finite()
+        digests = self._digests(batch) if measure else {}
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        norm = self._clip()
+        rate = float(optimizer.param_groups[0]["lr"])
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        progress.advance()
+        if not measure:
+            return {}
+        values: dict[str, float | str] = {f"train/{name}": value.item() for name, value in metrics.items()}
+        values["train/learning_rate"] = rate
+        if norm is not None:
+            values["train/gradient_norm"] = norm.item()
+        return {**values, **digests}
+
+    def check_finite(self) -> None:
+        """Refuse to go on, or to save, after a loss that was not a number.
+
+        Raises:
+            RunFailed: the last loss is NaN or infinite.
+        """
+        if not torch.isfinite(self._loss).item():
+            raise RunFailed(
+                f"The loss is {self._loss.item()} at step {self.live.progress.step + 1}.",
+                found=f"train/total_loss={self._loss.item()}",
+                expected="a finite number",
+                do="branch from the last good checkpoint with a lower optimizer.lr or training.gradient_clip",
+            )
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on held-out data, in eval mode; no random number is drawn."""
+        model = self.live.model
+        model.eval()
+        with torch.no_grad(), devices.autocast(self.device, self.config.precision):
+            metrics = self.task.evaluate(model, self.live.progress.task_step, self.device)
+        model.train()
+        return {f"val/{name}": value for name, value in metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state between two steps: tensors and plain values only, with the customary keys."""
+        return {
+            "step": self.live.progress.step,
+            "model_state_dict": dict(self.live.model.state_dict()),
+            "optimizer_state_dict": self.live.optimizer.state_dict(),
+            "scheduler_state_dict": self.live.scheduler.state_dict(),
+            "scaler_state_dict": self.live.scaler.state_dict(),
+            "progress": self.live.progress.state_dict(),
+            "rng_state": rng_state(),
+            "task": {name: part.state_dict() for name, part in self.task.stateful().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over everything that ``state`` holds but the model, which is assigned when it is built.
+
+        Parts that ``state`` leaves out stay as they were built.
+
+        Raises:
+            CheckpointError: the state does not fit; names the part.
+        """
+        parts = {
+            "optimizer_state_dict": self.live.optimizer.load_state_dict,
+            "scheduler_state_dict": self.live.scheduler.load_state_dict,
+            "scaler_state_dict": self.live.scaler.load_state_dict,
+            "progress": self.live.progress.load_state_dict,
+            "task": self._load_task,
+            "rng_state": restore_rng,
+        }
+        for name, load in parts.items():
+            if name not in state:
+                continue
+            try:
+                load(state[name])
+            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                raise CheckpointError(
+                    f"The checkpoint's {name} does not fit this run.",
+                    where=name,
+                    found=str(error) or type(error).__name__,
+                ) from error
+
+    def _load_task(self, state: dict[str, Any]) -> None:
+        registered = self.task.stateful()
+        if unlike := registered.keys() ^ state.keys():
+            raise KeyError(f"{', '.join(sorted(unlike))}: registered by only one of checkpoint and task")
+        for name, part in registered.items():
+            part.load_state_dict(state[name])
+
+    def _moved(self, batch: Batch) -> Batch:
+        if self.device.type == "cpu":
+            return batch
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+
+    def _clip(self) -> torch.Tensor | None:
+        if self.config.training.gradient_clip is None:
+            return None
+        self.live.scaler.unscale_(self.live.optimizer)
+        return nn.utils.clip_grad_norm_(self.live.model.parameters(), self.config.training.gradient_clip)
+
+    def _digests(self, batch: Batch) -> dict[str, float | str]:
+        hasher = blake3()
+        for name in sorted(batch):
+            hasher.update(name.encode())
+            hasher.update(batch[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+        return {"digest/batch": hasher.hexdigest()[:16], "digest/rng": rng_digest()}

@@ -1,0 +1,180 @@
+"""Imports point down only, and looking at runs stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("findings",),
+    ("layout",),
+    ("config", "files"),
+    ("differences",),
+    ("training", "checkpoint", "trackers", "lineage"),
+    ("branch", "report", "launchers"),
+    ("recording",),
+    ("run", "sweep"),
+    ("cli", "entry"),
+)
+"""Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
+
+TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config", "training.task")}
+"""What a task may import: public interfaces. Nothing imports a task but ``train.py`` and the tests."""
+
+ONLY_IN: Mapping[str, str] = {"wandb": "launcher.trackers.wandb", "pyteomics": "launcher.peptide"}
+
+HEAVY = ("torch", "wandb", "pyteomics")
+LIGHT = (
+    "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lineage.py",
+    "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "report/*.py", "cli.py",
+)  # fmt: skip
+"""Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
+
+
+def modules(root: Path) -> dict[str, str]:
+    """Source by module name: the package and the door."""
+    found = {"train": root / "train.py"} if (root / "train.py").exists() else {}
+    for path in sorted((root / "launcher").rglob("*.py")):
+        found[module_name(path, root)] = path
+    return {name: path.read_text(encoding="utf-8") for name, path in found.items()}
+
+
+def module_name(path: Path, root: Path) -> str:
+    # A package keeps its __init__, so that relative imports count from the right place.
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def imports(source: str, module: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything that a module imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level] if node.level else []
+            package = ".".join([*base, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{package}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            literals = [each.value for each in node.args if isinstance(each, ast.Constant)]
+            yield from ((node.lineno, str(name)) for name in literals)
+
+
+def part_of(name: str) -> str:
+    """``checkpoint`` for ``launcher.checkpoint.store``."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def allowed(part: str) -> tuple[str, ...]:
+    if part in TASKS:
+        return (*TASKS[part], part)
+    below: list[str] = []
+    for layer in LAYERS:
+        if part in layer:
+            return (*below, part)
+        below.extend(layer)
+    raise AssertionError(f"{part} is not in the map")
+
+
+def is_in(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")
+
+
+def violations(sources: Mapping[str, str]) -> list[str]:
+    placed = {part for layer in LAYERS for part in layer} | set(TASKS) | {"__init__"}
+    wrong = []
+    for module, source in sources.items():
+        part = part_of(module)
+        if module != "train" and part not in placed:
+            wrong.append(f"{module} has no place in the map of {Path(__file__).name}")
+            continue
+        for line, name in imports(source, module):
+            where = f"{module}:{line} imports {name}"
+            home = ONLY_IN.get(name.split(".")[0])
+            if home and not is_in(module, home):
+                wrong.append(f"{where}; only {home} does")
+            if not is_in(name, "launcher") or module == "train":
+                continue
+            permitted = () if part == "__init__" else allowed(part)
+            if not any(is_in(name, f"launcher.{each}") for each in permitted):
+                wrong.append(f"{where}; {part} may import only {', '.join(permitted)}")
+    return wrong
+
+
+def test_imports_point_down_only() -> None:
+    assert violations(modules(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("launcher.errors", "from launcher.files import write_json", "launcher.errors:1 imports"),
+        ("launcher.findings", "import launcher.layout", "findings may import only errors, findings"),
+        ("launcher.config", "from launcher import files", "imports launcher.files"),
+        ("launcher.files", "def f():\n    from launcher.config import Config\n", "launcher.files:2"),
+        ("launcher.checkpoint.store", "from ..training import loop", "imports launcher.training.loop"),
+        ("launcher.checkpoint.store", "from .. import lineage", "imports launcher.lineage"),
+        ("launcher.checkpoint.__init__", "from ..training import loop", "imports launcher.training.loop"),
+        ("launcher.trackers.base", "import importlib\nimportlib.import_module('launcher.run')", ":2 imports"),
+        ("launcher.branch.ledger", "from launcher.report.compare import x", "imports launcher.report"),
+        ("launcher.report.html", "import launcher.branch", "imports launcher.branch"),
+        ("launcher.run", "import launcher.cli", "imports launcher.cli"),
+        ("launcher.run", "from launcher.peptide import masses", "imports launcher.peptide.masses"),
+        ("launcher.run", "import launcher", "imports launcher;"),
+        ("launcher.peptide.model", "from launcher.training.loop import x", "imports launcher.training.loop"),
+        ("launcher.peptide.model", "from launcher.layout import x", "imports launcher.layout"),
+        ("launcher.helpers", "", "launcher.helpers has no place"),
+        ("launcher.trackers.base", "import wandb", "only launcher.trackers.wandb does"),
+        ("launcher.training.loop", "from pyteomics.mass import x", "only launcher.peptide does"),
+        ("train", "import wandb", "only launcher.trackers.wandb does"),
+        ("launcher.__init__", "from launcher import errors", "imports launcher.errors"),
+    ],
+)
+def test_a_planted_violation_is_found(module: str, source: str, complaint: str) -> None:
+    found = violations({module: source})
+    assert len(found) == 1
+    assert complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("launcher.peptide.task", "from launcher.training.task import Task\nfrom .model import Model"),
+        ("launcher.peptide.masses", "import pyteomics.mass"),
+        ("launcher.peptide.task", "from launcher.training import task"),
+        ("launcher.trackers.wandb", "def f():\n    import wandb.sdk\n"),
+        ("launcher.run", "import launcher.trackers.base, torch\nfrom launcher import lineage, files"),
+        ("train", "import launcher.peptide.task"),
+    ],
+)
+def test_what_is_permitted_is_not_complained_about(module: str, source: str) -> None:
+    assert violations({module: source}) == []
+
+
+def light_modules() -> list[str]:
+    paths = [path for pattern in LIGHT for path in sorted((ROOT / "launcher").glob(pattern))]
+    return [module_name(path, ROOT).removesuffix(".__init__") for path in paths]
+
+
+def heavy_after(statement: str) -> list[str]:
+    code = f"import sys; {statement}; print(*(set({HEAVY!r}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("module", light_modules())
+def test_looking_at_runs_imports_nothing_heavy(module: str) -> None:
+    assert heavy_after(f"import {module}") == []
+
+
+def test_a_heavy_import_is_seen() -> None:
+    assert heavy_after("import pyteomics.mass") == ["pyteomics"]

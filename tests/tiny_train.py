@@ -1,0 +1,20 @@
+"""A project of its own: its Hydra entry, its config directory, its task. Run: python -m tests.tiny_train."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from launcher import config
+from launcher.entry import exit_with_one_message, run_job
+
+config.register()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> float | None:
+    return run_job(composed)
+
+
+if __name__ == "__main__":
+    exit_with_one_message(main)
