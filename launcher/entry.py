@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from rich.console import Console
@@ -20,6 +21,8 @@ from rich.logging import RichHandler
 from launcher.branch.declared import Declared, declared
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
+
+_TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
 def config_from(composed: DictConfig) -> Config:
@@ -51,12 +54,28 @@ def declared_by_job() -> Declared:
 
 
 def run_job(composed: DictConfig) -> float | None:
-    """The task function that Hydra calls for one run or for each sibling."""
+    """The task function that Hydra calls for one run or for each sibling.
+
+    The error of a single run ends the process here, with one message. Among siblings it is shown here
+    and passed on, so that the others still run and the exit status says that one failed.
+    """
     from launcher.run import run
 
     _log_to_stderr()
-    run(config_from(composed), declared_by_job())
+    try:
+        run(config_from(composed), declared_by_job())
+    except LauncherError as error:
+        if _TRACEBACK_WANTED:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.RUN:
+            raise SystemExit(error.exit_status) from None
+        raise SiblingFailed(error) from error
     return None
+
+
+class SiblingFailed(Exception):
+    """One of several siblings failed; its message has been shown."""
 
 
 def exit_with_one_message(application: Callable[[], Any]) -> None:
@@ -65,25 +84,20 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     Hydra itself would print a traceback and leave with 1 for any error. ``HYDRA_FULL_ERROR`` makes it
     pass errors on; where the user set it, the traceback is theirs.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
+    if _TRACEBACK_WANTED:
+        application()
+        return
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         application()
-    except LauncherError as error:
-        _leave(error, str(error), error.exit_status, wants_traceback)
+    except SiblingFailed:
+        raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException) as error:
-        message = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
-        _leave(error, message, 2, wants_traceback)
+        message = "\n".join(str(one).strip() for one in (error, error.__cause__) if one is not None)
+        print(f"error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
     finally:
-        if not wants_traceback:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-
-
-def _leave(error: Exception, message: str, status: int, wants_traceback: bool) -> None:
-    if wants_traceback:
-        raise error
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(status) from None
+        os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _log_to_stderr() -> None:

@@ -52,7 +52,7 @@ def findings_table(findings: Iterable[Finding], title: str = "") -> Table:
 
 def render_findings(findings: Iterable[Finding], title: str = "", width: int | None = None) -> str:
     """The table of findings as text, for an error message or a log (``width`` in characters)."""
-    console = Console(width=width or max(Console(stderr=True).width, 100), no_color=True)
+    console = Console(width=width or max(Console(stderr=True).width, 120), no_color=True)
     with console.capture() as capture:
         console.print(findings_table(findings, title))
     return capture.get().rstrip()

@@ -102,6 +102,11 @@ class RunRecord:
     created: str = ""
     updated: str = ""
 
+    @property
+    def parent_step(self) -> int:
+        """Step of the branch point in the parent's numbering; 0 for a trunk."""
+        return self.parent.step if self.parent is not None else 0
+
     def write(self, directory: Path) -> None:
         """Put the record on disk, atomically and durably."""
         self.updated = utc_now()
@@ -218,6 +223,25 @@ def _listing(runs: Iterable[Run], most: int = 12) -> str:
 def children(runs: Iterable[Run], parent: str) -> list[Run]:
     """The branches that started from the run with id ``parent``."""
     return [run for run in runs if run.record.parent is not None and run.record.parent.run == parent]
+
+
+def state_now(record: RunRecord) -> State:
+    """The record's state; a run that says it is running but whose process is gone was interrupted.
+
+    Only what started on this host can be looked at; of others the record is believed.
+    """
+    if record.state != "running" or not record.starts:
+        return record.state
+    last = record.starts[-1]
+    if last.host != socket.gethostname():
+        return record.state
+    try:
+        os.kill(last.pid, 0)
+    except ProcessLookupError:
+        return "interrupted"
+    except PermissionError:
+        pass
+    return "running"
 
 
 def branched_steps(outputs: Path, run_id: str) -> set[int]:

@@ -14,6 +14,9 @@ class ModelConfig:
     mass_features: int = 24
     shortest_wavelength: float = 0.5
     longest_wavelength: float = 4000.0
+    rot_short: float = 2.0
+    rot_long: float = 2000.0
+    rot_inter: int = 0
 
 
 @dataclass

@@ -52,8 +52,6 @@ class SharedDropout(nn.Module):
 
 
 class Layer(nn.Module):
-    """Residues look at all peaks and at the residues up to their own; layer norms come first ("pre-norm")."""
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
@@ -68,21 +66,23 @@ class Layer(nn.Module):
         )
         self.dropout = SharedDropout(config.dropout)
 
-    def forward(self, residues: Tensor, peaks: Tensor, blocked: Tensor) -> Tensor:
+    def forward(self, residues: Tensor, peaks: Tensor, blocked: Tensor, rq, rk) -> Tensor:
         normed = self.attention_norm(residues)
-        residues = residues + self.dropout(self._attend(normed, torch.cat([peaks, normed], dim=1), blocked))
+        residues = residues + self.dropout(self._attend(normed, torch.cat([peaks, normed], dim=1), blocked, rq, rk))
         result: Tensor = residues + self.dropout(self.feed_forward(self.feed_forward_norm(residues)))
         return result
 
-    def _attend(self, queries: Tensor, keys: Tensor, blocked: Tensor) -> Tensor:
-        q = self._split(self.query(queries))
-        k, v = (self._split(part) for part in self.key_value(keys).chunk(2, dim=-1))
+    def _attend(self, queries: Tensor, keys: Tensor, blocked: Tensor, rq, rk) -> Tensor:
+        q = self._rot(self.query(queries).unflatten(-1, (self.heads, -1)), rq).transpose(1, 2)
+        kv = self._rot(self.key_value(keys).unflatten(-1, (2, self.heads, -1)), rk.unsqueeze(2))
+        k, v = kv.transpose(1, 3).unbind(2)
         scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + blocked
         weights = scores.softmax(dim=-1)
-        return self.attended((weights @ v).transpose(1, 2).flatten(2))
+        out = self._rot((weights @ v).transpose(1, 2), rq.conj())
+        return self.attended(out.flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _rot(self, x, r):
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * r).flatten(-2)
 
 
 class SequencingTransformer(nn.Module):
@@ -94,9 +94,11 @@ class SequencingTransformer(nn.Module):
         self.mass_features = MassFeatures(
             config.mass_features, config.shortest_wavelength, config.longest_wavelength
         )
-        self.peak = nn.Sequential(
-            nn.Linear(features + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width)
-        )
+        self.config = config
+        half = config.heads // 2
+        w = torch.logspace(math.log10(config.rot_short), math.log10(config.rot_long), half * (width // config.heads // 2))
+        self.register_buffer("rot", (2 * math.pi / w).view(half, -1) if not config.rot_inter else (2 * math.pi / w).view(-1, half).T.contiguous())
+        self.peak = nn.Sequential(nn.Linear(features + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width))
         self.place = nn.Linear(features, width)
         self.charge = nn.Embedding(HIGHEST_CHARGE + 1, width)
         self.residue = nn.Embedding(len(VOCABULARY), width)
@@ -107,24 +109,20 @@ class SequencingTransformer(nn.Module):
 
     def forward(self, mz, intensity, precursor_mass, charge, previous, prefix_mass) -> Tensor:
         length = previous.shape[1]
-        peaks = self.peaks_norm(
-            self.peak(torch.cat([self._both_ends(mz, precursor_mass), intensity.unsqueeze(-1)], dim=-1))
-        )
+        peaks = self.peaks_norm(self.peak(torch.cat([self._both_ends(mz, precursor_mass), intensity.unsqueeze(-1)], dim=-1)))
         residues = self.residue(previous) + self.place(self._both_ends(prefix_mass, precursor_mass))
         residues = residues + self.charge(charge).unsqueeze(1)
         no_peak = (intensity <= 0).unsqueeze(1).expand(-1, length, -1)
-        future = (
-            torch.ones(length, length, dtype=torch.bool, device=previous.device)
-            .triu(1)
-            .expand(len(mz), -1, -1)
-        )
-        blocked = (
-            torch.zeros(1, device=mz.device)
-            .masked_fill(torch.cat([no_peak, future], -1), -math.inf)
-            .unsqueeze(1)
-        )
+        future = torch.ones(length, length, dtype=torch.bool, device=previous.device).triu(1).expand(len(mz), -1, -1)
+        blocked = torch.zeros(1, device=mz.device).masked_fill(torch.cat([no_peak, future], -1), -math.inf).unsqueeze(1)
+        # keys: coordinates
+        n = torch.cat([mz, prefix_mass], 1); 
+        c = torch.cat([mz, precursor_mass.unsqueeze(1) - prefix_mass], 1)
+        ang = torch.cat([n[..., None, None] * self.rot, c[..., None, None] * self.rot], 2)  # B,S,heads,D/2
+        rk = torch.polar(torch.ones(1, device=mz.device).expand_as(ang), ang)
+        rq = rk[:, mz.shape[1]:]
         for layer in self.decoder:
-            residues = layer(residues, peaks, blocked)
+            residues = layer(residues, peaks, blocked, rq, rk)
         return self.next_residue(self.residues_norm(residues))
 
     def _both_ends(self, mass: Tensor, precursor_mass: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.config import WandbConfig
+from launcher.config import CHOICES, WandbConfig
 from launcher.errors import ConfigError
 from launcher.trackers.base import RunIdentity, State
 
@@ -31,9 +31,6 @@ UPLOAD_SECONDS = 100.0
 _KILL_SECONDS = 2.0
 
 _ILLEGAL_IN_ID = re.compile(r"[^A-Za-z0-9._+-]")
-_MODES: Mapping[str, Literal["online", "offline", "disabled"]] = {
-    "online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled",
-}  # fmt: skip
 
 
 class WandbTracker:
@@ -60,16 +57,15 @@ class WandbTracker:
 
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns its page, or the directory that ``wandb sync`` takes."""
-        if self._config.mode == "disabled":
+        asked = _asked(self._config.mode)
+        if asked == "disabled":
             return None
         with _service_kept_from_children():
             # Before anything else: the client prints greetings until it is told not to.
             import wandb
 
             library = wandb.setup(settings=wandb.Settings(silent=True))
-            mode = _mode(self._config.mode, library.settings.base_url)
-            if mode == "disabled":
-                return None
+            mode = _possible(asked, library.settings.base_url)
             self._last_step = identity.last_logged_step
             self._run = run = wandb.init(
                 **_described(identity),
@@ -177,16 +173,19 @@ def _marked(text: str, original: str, longest: int) -> str:
     return f"{text[: longest - len(mark) - 1]}-{mark}"
 
 
-def _mode(configured: str, host: str) -> Literal["online", "offline", "disabled"]:
-    asked = configured if configured != "auto" else os.environ.get("WANDB_MODE", "").strip() or "auto"
-    if asked != "auto" and asked not in _MODES:
-        raise ConfigError(
-            "WANDB_MODE has no such value.",
-            found=f"WANDB_MODE={asked}",
-            expected="online | offline | disabled",
-        )
-    if asked not in ("auto", "online"):
-        return _MODES[asked]
+def _asked(configured: str) -> str:
+    """The mode from the config, or of ``auto`` the one from the environment."""
+    found = configured if configured != "auto" else os.environ.get("WANDB_MODE", "").strip() or "auto"
+    asked = {"run": "online", "dryrun": "offline"}.get(found, found)
+    if asked not in CHOICES["tracker.wandb.mode"]:
+        expected = "online | offline | disabled"
+        raise ConfigError("WANDB_MODE has no such value.", found=f"WANDB_MODE={found}", expected=expected)
+    return asked
+
+
+def _possible(asked: str, host: str) -> Literal["online", "offline"]:
+    if asked == "offline":
+        return "offline"
     if _has_key(host):
         return "online"
     if asked == "online":

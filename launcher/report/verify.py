@@ -1,0 +1,200 @@
+"""The proof that a control is exact: digests and metrics of both runs, at every step they share.
+
+Evidence comes from files only: the digests in the manifests, the digest of what the control was
+restored to, and the metrics with the digests of batches and of the RNG that stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from launcher.checkpoint.difference import differing
+from launcher.checkpoint.manifest import Content, Manifest, read_manifest, read_manifest_file
+from launcher.checkpoint.store import checkpoints, step_of
+from launcher.errors import ConfigError
+from launcher.lineage import Run, find_run
+from launcher.trackers.metrics_file import read_metrics
+
+CAUSES = ("data", "rng", "scheduler", "optimizer", "model")
+"""Components from cause to consequence: of several that diverge at one step, the first one is named."""
+
+_COMPONENT = {
+    "progress": "data",
+    "step": "data",
+    "task": "data",
+    "rng_state": "rng",
+    "scheduler_state_dict": "scheduler",
+    "optimizer_state_dict": "optimizer",
+    "scaler_state_dict": "optimizer",
+    "model_state_dict": "model",
+}
+_LOGGED = {"digest/batch": "data", "digest/rng": "rng", "train/learning_rate": "scheduler"}
+_NUMBERING = ("step", "progress")
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where a run first left its trunk."""
+
+    component: str
+    """One of :data:`CAUSES`."""
+    step: int
+    """In the trunk's numbering."""
+    evidence: str
+    """``restored state``, ``metrics`` or ``checkpoint``."""
+    what: str
+    """The tensor, the metric or the value that differs."""
+    found: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of holding a control against its trunk."""
+
+    run: str
+    trunk: str
+    exact: bool
+    from_step: int
+    checkpoint_steps: list[int]
+    """Steps at which both have a checkpoint; the branch point itself stands for the restored state."""
+    metric_lines: int
+    """How many logged steps were compared, in every metric."""
+    divergence: Divergence | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as a JSON object."""
+        return asdict(self)
+
+
+def verify(run: Run) -> Verdict:
+    """Hold a control against its trunk.
+
+    Raises:
+        ConfigError: the run is no control, or there is nothing to compare.
+        LauncherError: a record, a manifest or the metrics cannot be read.
+    """
+    parent = run.record.parent
+    if parent is None or run.record.branch_type != "control":
+        raise ConfigError(
+            f"{run.id} is not a control, so it is not meant to equal anything.",
+            found=f"{run.record.branch_type or run.record.kind}; differs in "
+            f"{', '.join(run.record.differences) or 'how it was restored'}",
+            expected="a branch in which nothing was changed",
+            do=f"branch one: python train.py branch.from_run={parent.run if parent else run.id} "
+            f"branch.from_step={parent.step if parent else 'N'}",
+        )
+    trunk = find_run(run.directory.path.parent.parent, parent.run or "")
+    offset = parent.step - run.record.start_step
+    lines = _common_lines(trunk, run, offset)
+    manifests = _common_manifests(trunk, run, offset)
+    if not lines and not manifests:
+        raise ConfigError(
+            f"{run.id} and {trunk.id} share no step that was logged or saved.",
+            found=f"{trunk.id} ended at step {trunk.record.step}",
+            expected=f"steps after {parent.step}",
+            do="let both train on: the proof needs steps that both have taken",
+        )
+    events = [
+        *_restored(run, trunk, parent.step),
+        *_metrics(lines),
+        *_checkpoints(manifests, offset != 0),
+    ]
+    first = min(events, key=lambda event: (event.step, CAUSES.index(event.component)), default=None)
+    return Verdict(
+        run=run.id,
+        trunk=trunk.id,
+        exact=first is None,
+        from_step=parent.step,
+        checkpoint_steps=sorted(manifests),
+        metric_lines=len(lines),
+        divergence=first,
+    )
+
+
+def _restored(run: Run, trunk: Run, step: int) -> Iterator[Divergence]:
+    """What the control was restored to, against the branch point."""
+    if not run.directory.restored.is_file():
+        return
+    restored = read_manifest_file(run.directory.restored)
+    saved = next((one for one in checkpoints(trunk.directory.checkpoints) if step_of(one) == step), None)
+    if saved is not None:
+        renumbered = run.record.start_step != step
+        yield from _contents(restored, read_manifest(saved), step, "restored state", renumbered)
+
+
+def _checkpoints(
+    manifests: Mapping[int, tuple[Manifest, Manifest]], renumbered: bool
+) -> Iterator[Divergence]:
+    for step, (theirs, own) in sorted(manifests.items()):
+        yield from _contents(own, theirs, step, "checkpoint", renumbered)
+
+
+def _contents(
+    own: Manifest, theirs: Manifest, step: int, evidence: str, renumbered: bool
+) -> Iterator[Divergence]:
+    difference = differing(theirs.content, own.content)
+    for name in difference.components:
+        if renumbered and name in _NUMBERING:
+            continue
+        tensor = next((one.name for one in difference.tensors if one.name.startswith(f"{name}.")), None)
+        yield Divergence(
+            component=_COMPONENT.get(name, "model"),
+            step=step,
+            evidence=evidence,
+            what=tensor or name,
+            found=_digest(own.content, tensor, name),
+            expected=_digest(theirs.content, tensor, name),
+        )
+
+
+def _digest(content: Content, tensor: str | None, component: str) -> str:
+    digests = {entry.name: entry.digest for entry in content.tensors}
+    return (digests.get(tensor, "absent") if tensor else content.components.get(component, "absent"))[:16]
+
+
+def _metrics(lines: Mapping[int, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[Divergence]:
+    """The first logged step at which anything differs, with the component that it points to."""
+    before: int | None = None
+    for step, (theirs, own) in sorted(lines.items()):
+        names = [
+            name for name in theirs if name in own and "/" in name and not _same(theirs[name], own[name])
+        ]
+        if not names:
+            before = step
+            continue
+        for name in names:
+            component = _LOGGED.get(name) or _blamed(step, before)
+            yield Divergence(component, step, "metrics", name, str(own[name]), str(theirs[name]))
+        return
+
+
+def _blamed(step: int, last_equal: int | None) -> str:
+    """Which component a metric points to that differs although batch, RNG and learning rate do not.
+
+    If the very step before had equal metrics, its gradient was equal too, and only the optimizer can
+    have made different weights of it.
+    """
+    return "optimizer" if last_equal == step - 1 else "model"
+
+
+def _same(left: Any, right: Any) -> bool:
+    return repr(left) == repr(right)
+
+
+def _common_lines(
+    trunk: Run, run: Run, offset: int
+) -> dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    theirs = {int(line["global_step"]): line for line in read_metrics(trunk.directory.metrics)}
+    own = {int(line["global_step"]) + offset: line for line in read_metrics(run.directory.metrics)}
+    return {step: (theirs[step], own[step]) for step in theirs.keys() & own.keys()}
+
+
+def _common_manifests(trunk: Run, run: Run, offset: int) -> dict[int, tuple[Manifest, Manifest]]:
+    theirs = {step_of(path): path for path in checkpoints(trunk.directory.checkpoints)}
+    own = {step_of(path) + offset: path for path in checkpoints(run.directory.checkpoints)}
+    return {
+        step: (read_manifest(theirs[step]), read_manifest(own[step])) for step in theirs.keys() & own.keys()
+    }
