@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -214,6 +213,9 @@ class Config:
 
 def register() -> None:
     """Make the schema known to Hydra, as ``launcher_schema``."""
+    # Only who composes pays for Hydra: the console command reads configs without it.
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(name="launcher_schema", node=Config)
 
 

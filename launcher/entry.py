@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,8 +16,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
-from rich.console import Console
-from rich.logging import RichHandler
 
 from launcher.branch.declared import Declared, declared
 from launcher.config import Config
@@ -92,6 +91,8 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
         application()
     except SiblingFailed:
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except (HydraException, OmegaConfBaseException) as error:
         message = "\n".join(str(one).strip() for one in (error, error.__cause__) if one is not None)
         print(f"error: {message}", file=sys.stderr)
@@ -100,14 +101,21 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
+class _PresentStderr(logging.Handler):
+    """Writes to whatever stderr is at the time, so that a progress bar can keep below the messages."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message as it is."""
+        print(self.format(record), file=sys.stderr)
+
+
 def _log_to_stderr() -> None:
     """One readable line for each message of the launcher; libraries' warnings only."""
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
+    # Hydra logs what it raises as well; one message is enough.
+    logging.getLogger("hydra").addHandler(logging.NullHandler())
     logger = logging.getLogger("launcher")
     if not logger.handlers:
-        handler = RichHandler(
-            console=Console(stderr=True), show_time=False, show_path=False, show_level=False, markup=False
-        )
-        logger.addHandler(handler)
+        logger.addHandler(_PresentStderr())
         logger.setLevel(logging.INFO)
         logger.propagate = False

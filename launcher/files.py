@@ -12,7 +12,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from launcher.errors import LauncherError
+from launcher.errors import RunFailed
 
 TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of a file that is still being written; such a file is never read."""
@@ -106,9 +106,9 @@ def readable_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def disk_error(error: OSError, path: Path) -> LauncherError:
+def disk_error(error: OSError, path: Path) -> RunFailed:
     """A failed write in the user's words."""
-    return LauncherError(
+    return RunFailed(
         f"Cannot write: {error.strerror or error}.",
         where=str(path),
         do="free some space, or choose another place with paths.outputs=DIR",

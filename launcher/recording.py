@@ -85,7 +85,7 @@ class Recording:
         progress = self._trainer.live.progress
         self._trackers.sync()
         self._writer.save(self._trainer.state_dict(), self._about(progress))
-        self.record.step = progress.step
+        self._note_saved()
         self._write_record()
 
     def after_step(self) -> None:
@@ -122,12 +122,17 @@ class Recording:
 
     def _end(self, state: State, error: str | None) -> None:
         self._bar.stop()
+        self._note_saved()
         ended = "interrupted" if state == "running" else state
         self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step})
         self.record.state = state
         self.record.error = error
         self.record.trackers.update({f"{k}_dropped": v for k, v in self._trackers.dropped.items()})
         self._write_record()
+
+    def _note_saved(self) -> None:
+        if self._writer.saved is not None:
+            self.record.step = self._writer.saved
 
     def _write_record(self) -> None:
         try:
@@ -162,7 +167,7 @@ class Recording:
         return RunIdentity(
             id=self.plan.id,
             name=self.plan.id,
-            group=self.plan.group,
+            group=self.plan.tracker_group,
             job_type=self.plan.job_type,
             directory=self.plan.directory.path,
             project=tracking.project,

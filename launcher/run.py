@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import preflight, require_clean
+from launcher.branch.preflight import preflight, require_clean, resume_findings
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
-from launcher.checkpoint.manifest import About, Manifest, write_manifest
+from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
@@ -53,18 +54,14 @@ def run(config: Config, declared: Declared) -> Run:
     own, refused = newest_good(run_plan.directory.checkpoints)
     for problem in refused:
         log.warning("Passing over a damaged checkpoint. %s", problem)
-    findings: list[Finding] = []
-    if own is None:
-        findings = preflight(run_plan, environment(device))
-        require_clean(run_plan, findings)
-        if findings:
-            log.warning("\n%s", render_findings(findings))
+    findings = _checked(run_plan, own, device)
 
     with Interruption() as interruption, Recording(run_plan, findings, environment(device)) as recording:
         task = build_task(config)
         trainer: Trainer
         origin: Origin
         if own is not None:
+            log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
             trainer, origin = resume(run_plan, task, read_state(own, digests=False), device), "own checkpoint"
         elif run_plan.point is not None:
             trainer, origin = branch(run_plan, task, device), "branch point"
@@ -80,6 +77,19 @@ def run(config: Config, declared: Declared) -> Run:
         log.warning("Stopped by %s; the same command goes on from here.", interruption.asked)
         raise SystemExit(interruption.exit_status)
     return finished
+
+
+def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:
+    """Everything that can be found out before anything is built; stops the launch if it has to."""
+    if own is None:
+        findings = preflight(plan, environment(device))
+    else:
+        fingerprint = build_task(plan.config).fingerprint()
+        findings = resume_findings(read_manifest(own), fingerprint, environment(device))
+    require_clean(plan, findings)
+    if findings:
+        log.warning("\n%s", render_findings(findings))
+    return findings
 
 
 def begin(plan: Plan, task: Task, device: torch.device) -> Trainer:

@@ -37,7 +37,11 @@ class Plan:
     schedule_start: int
     """Steps of the schedule that are already behind the first step."""
     group: str
+    """Name of the directory that the run's directory lies in; of a branch, the siblings' group."""
     group_source: str
+    """Where the group's name came from."""
+    tracker_group: str | None
+    """The group as trackers are told it; None for a run that belongs to no group."""
     id: str
     job_type: str
     branch_type: str | None
@@ -66,7 +70,7 @@ def plan(config: Config, declared: Declared, environment: Mapping[str, str] = os
         ConfigError: the length of the run makes no sense.
     """
     if not config.branch.asked:
-        return _from_nothing("trunk", config, declared, None)
+        return _from_nothing("trunk", config, declared, None, environment)
     try:
         point = resolve(config.branch, Path(config.paths.outputs))
     except BranchPointUnavailable as error:
@@ -75,11 +79,17 @@ def plan(config: Config, declared: Declared, environment: Mapping[str, str] = os
         if config.branch.on_unavailable == "error":
             error.do = (*error.do, "or train from scratch on purpose: branch.on_unavailable=scratch")
             raise
-        return _from_nothing("scratch", config, declared, str(error))
+        return _from_nothing("scratch", config, declared, str(error), environment)
     return _from_point(config, declared, point, environment)
 
 
-def _from_nothing(kind: str, config: Config, declared: Declared, unavailable: str | None) -> Plan:
+def _from_nothing(
+    kind: str,
+    config: Config,
+    declared: Declared,
+    unavailable: str | None,
+    environment: Mapping[str, str],
+) -> Plan:
     end = config.training.steps
     if config.branch.steps is not None:
         end = config.branch.steps
@@ -99,6 +109,7 @@ def _from_nothing(kind: str, config: Config, declared: Declared, unavailable: st
         schedule_start=0,
         group=group,
         group_source=kind,
+        tracker_group=_named_group(config, environment)[0],
         id=name,
         job_type=job_type,
         branch_type=None,
@@ -122,7 +133,8 @@ def _from_point(
     _refuse_undeclared(changed, declared, point)
     start = starting_progress(config, point)
     end, horizon, schedule_start = _length(config, declared, point, start)
-    group, source = _group(config, point, environment)
+    named, source = _named_group(config, environment)
+    group, source = (point.group, "checkpoint") if named is None else (named, source)
     labels = _labels(changed, config, declared) + _branch_labels(config)
     job_type = "-".join(labels) or "control"
     mark = signature(config, end, point.manifest.sha256)
@@ -138,6 +150,7 @@ def _from_point(
         schedule_start=schedule_start,
         group=group,
         group_source=source,
+        tracker_group=group,
         id=directory.path.name,
         job_type=job_type,
         branch_type=_branch_type(config, bool(labels)),
@@ -179,6 +192,7 @@ def _from_record(run: Run, config: Config, declared: Declared) -> Plan:
         schedule_start=0,
         group=record.group,
         group_source=record.group_source,
+        tracker_group=record.group,
         id=record.id,
         job_type=record.job_type,
         branch_type=record.branch_type,
@@ -271,12 +285,11 @@ def _length(config: Config, declared: Declared, point: BranchPoint, start: Progr
     return start.step + steps, horizon, 0 if anew else there["schedule_step"]
 
 
-def _group(config: Config, point: BranchPoint, environment: Mapping[str, str]) -> tuple[str, str]:
+def _named_group(config: Config, environment: Mapping[str, str]) -> tuple[str | None, str]:
+    """The group that the user names, if any, and where."""
     if config.tracking.group is not None:
         return config.tracking.group, "tracking.group"
-    if environment.get("WANDB_RUN_GROUP"):
-        return environment["WANDB_RUN_GROUP"], "WANDB_RUN_GROUP"
-    return point.group, "checkpoint"
+    return environment.get("WANDB_RUN_GROUP") or None, "WANDB_RUN_GROUP"
 
 
 def _labels(changed: Mapping[str, tuple[Any, Any]], config: Config, declared: Declared) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.lineage import read_runs
 from launcher.training.optim import build_optimizer
+from launcher.training.schedule import build_schedule
 from launcher.training.task import Task
 
 
@@ -28,28 +29,41 @@ def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     Args:
         plan: the run.
         environment: device, threads and library versions of this process.
+
+    Raises:
+        LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
-    findings: list[Finding] = []
+    task, fingerprint = _built(plan)
+    findings = _place(plan)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
         )
-    try:
-        task = build_task(plan.config)
-        fingerprint = task.fingerprint()
-    except LauncherError as error:
-        return [*findings, _as_finding(error)]
-    findings += _place(plan)
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
         findings += _fits(plan, task, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest)
-        findings += _environment(manifest, environment)
+        findings += _seed(plan)
+        findings += differing_environment(manifest, environment)
         if not errors(findings):
             findings += effect_findings(plan)
     return findings
+
+
+def _built(plan: Plan) -> tuple[Task, str]:
+    """The task and its data's fingerprint, once all that the config names is known to be buildable.
+
+    Raises:
+        ConfigError: a node's target cannot be imported or refuses its arguments.
+        DataError: the data is not there.
+    """
+    task = build_task(plan.config)
+    build_schedule(plan.config.scheduler, plan.horizon_steps)
+    with torch.device("meta"):
+        build_optimizer(plan.config.optimizer, task.build_model().parameters())
+    return task, task.fingerprint()
 
 
 def require_clean(plan: Plan, findings: list[Finding]) -> None:
@@ -166,10 +180,7 @@ def _tensor_findings(
 
 def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:
     """Whether the optimizer's state is one of this optimizer's, over these parameters."""
-    try:
-        own = build_optimizer(plan.config.optimizer, model.parameters())
-    except LauncherError as error:
-        return [_as_finding(error)]
+    own = build_optimizer(plan.config.optimizer, model.parameters())
     groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
     there = [
         (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
@@ -233,11 +244,43 @@ def _siblings(plan: Plan, manifest: Manifest) -> list[Finding]:
     ]
 
 
-def _environment(manifest: Manifest, environment: Mapping[str, object]) -> list[Finding]:
+def _seed(plan: Plan) -> list[Finding]:
+    """A seed changes the data order; the RNG streams are restored unless they are reset."""
+    branch = plan.config.branch
+    if "seed" not in plan.differences or branch.restore == "weights" or "rng" in branch.reset:
+        return []
+    found = "changes the order of the data; dropout goes on with the trunk's random numbers"
+    return [Finding("note", f"seed={plan.config.seed}", found, "", "branch.reset=[rng] for new ones")]
+
+
+def resume_findings(manifest: Manifest, fingerprint: str, environment: Mapping[str, object]) -> list[Finding]:
+    """What has changed under a run since its own checkpoint ``manifest`` was written."""
+    findings = differing_environment(manifest, environment)
+    if fingerprint != manifest.about.data_fingerprint:
+        findings.append(
+            Finding(
+                "error",
+                "data",
+                f"fingerprint {fingerprint}",
+                f"{manifest.about.data_fingerprint}, as when the run was interrupted",
+                "put the data back as it was; to train on other data, branch: "
+                f"branch.from_run={manifest.about.run} data.path=FILE",
+            )
+        )
+    return findings
+
+
+def differing_environment(manifest: Manifest, environment: Mapping[str, object]) -> list[Finding]:
     """What keeps a continuation from being exact although the config is the same."""
     there = manifest.about.environment
     return [
-        Finding("warning", key, str(environment[key]), f"{there[key]}, as the trunk had", _HINTS.get(key, ""))
+        Finding(
+            "warning",
+            key,
+            str(environment[key]),
+            f"{there[key]}, as {manifest.about.run} had",
+            _HINTS.get(key, ""),
+        )
         for key in environment
         if key in there and there[key] != environment[key]
     ]

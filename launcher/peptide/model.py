@@ -68,7 +68,9 @@ class Layer(nn.Module):
 
     def forward(self, residues: Tensor, peaks: Tensor, blocked: Tensor, rq, rk) -> Tensor:
         normed = self.attention_norm(residues)
-        residues = residues + self.dropout(self._attend(normed, torch.cat([peaks, normed], dim=1), blocked, rq, rk))
+        residues = residues + self.dropout(
+            self._attend(normed, torch.cat([peaks, normed], dim=1), blocked, rq, rk)
+        )
         result: Tensor = residues + self.dropout(self.feed_forward(self.feed_forward_norm(residues)))
         return result
 
@@ -96,9 +98,18 @@ class SequencingTransformer(nn.Module):
         )
         self.config = config
         half = config.heads // 2
-        w = torch.logspace(math.log10(config.rot_short), math.log10(config.rot_long), half * (width // config.heads // 2))
-        self.register_buffer("rot", (2 * math.pi / w).view(half, -1) if not config.rot_inter else (2 * math.pi / w).view(-1, half).T.contiguous())
-        self.peak = nn.Sequential(nn.Linear(features + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width))
+        w = torch.logspace(
+            math.log10(config.rot_short), math.log10(config.rot_long), half * (width // config.heads // 2)
+        )
+        self.register_buffer(
+            "rot",
+            (2 * math.pi / w).view(half, -1)
+            if not config.rot_inter
+            else (2 * math.pi / w).view(-1, half).T.contiguous(),
+        )
+        self.peak = nn.Sequential(
+            nn.Linear(features + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width)
+        )
         self.place = nn.Linear(features, width)
         self.charge = nn.Embedding(HIGHEST_CHARGE + 1, width)
         self.residue = nn.Embedding(len(VOCABULARY), width)
@@ -109,18 +120,28 @@ class SequencingTransformer(nn.Module):
 
     def forward(self, mz, intensity, precursor_mass, charge, previous, prefix_mass) -> Tensor:
         length = previous.shape[1]
-        peaks = self.peaks_norm(self.peak(torch.cat([self._both_ends(mz, precursor_mass), intensity.unsqueeze(-1)], dim=-1)))
+        peaks = self.peaks_norm(
+            self.peak(torch.cat([self._both_ends(mz, precursor_mass), intensity.unsqueeze(-1)], dim=-1))
+        )
         residues = self.residue(previous) + self.place(self._both_ends(prefix_mass, precursor_mass))
         residues = residues + self.charge(charge).unsqueeze(1)
         no_peak = (intensity <= 0).unsqueeze(1).expand(-1, length, -1)
-        future = torch.ones(length, length, dtype=torch.bool, device=previous.device).triu(1).expand(len(mz), -1, -1)
-        blocked = torch.zeros(1, device=mz.device).masked_fill(torch.cat([no_peak, future], -1), -math.inf).unsqueeze(1)
+        future = (
+            torch.ones(length, length, dtype=torch.bool, device=previous.device)
+            .triu(1)
+            .expand(len(mz), -1, -1)
+        )
+        blocked = (
+            torch.zeros(1, device=mz.device)
+            .masked_fill(torch.cat([no_peak, future], -1), -math.inf)
+            .unsqueeze(1)
+        )
         # keys: coordinates
-        n = torch.cat([mz, prefix_mass], 1); 
+        n = torch.cat([mz, prefix_mass], 1)
         c = torch.cat([mz, precursor_mass.unsqueeze(1) - prefix_mass], 1)
         ang = torch.cat([n[..., None, None] * self.rot, c[..., None, None] * self.rot], 2)  # B,S,heads,D/2
         rk = torch.polar(torch.ones(1, device=mz.device).expand_as(ang), ang)
-        rq = rk[:, mz.shape[1]:]
+        rq = rk[:, mz.shape[1] :]
         for layer in self.decoder:
             residues = layer(residues, peaks, blocked, rq, rk)
         return self.next_residue(self.residues_norm(residues))

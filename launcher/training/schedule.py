@@ -27,6 +27,7 @@ def warmup_cosine(horizon_steps: int, warmup_steps: int, min_factor: float) -> F
             "scheduler.warmup_steps is out of range.",
             found=f"scheduler.warmup_steps={warmup_steps}",
             expected=f"from 0 to {horizon_steps - 1}, less than the schedule's horizon",
+            do=f"scheduler.warmup_steps={horizon_steps // 10}, or train longer",
         )
 
     def factor(step: int) -> float:
