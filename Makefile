@@ -28,7 +28,9 @@ format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff check --fix .
 
 bench: $(INSTALLED) ## the measurements behind the numbers in docs
-	@set -e; for file in $(wildcard benchmarks/[a-z]*.py); do echo "$(PY) $$file"; $(PY) $$file; done
+	$(PY) -m benchmarks.start
+	$(PY) -m benchmarks.loop
+	$(PY) -m benchmarks.save
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

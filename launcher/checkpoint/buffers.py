@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import mmap
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from launcher import files
 from launcher.checkpoint.tree import check_tensor, mapped
 
 _ALIGNMENT = 64
@@ -226,7 +226,7 @@ def _copy_from_devices(spans: list[_Span], arena: _Arena) -> None:
 def _copy_from_memory(spans: list[_Span], arena: _Arena) -> None:
     """Each thread copies an equal share of the bytes: one alone does not fill the memory's bandwidth."""
     total = sum(span.stop - span.start for span in spans)
-    share = max(-(-total // min(_MOST_THREADS, len(os.sched_getaffinity(0)))), 1 << 20)
+    share = max(-(-total // min(_MOST_THREADS, files.cores())), 1 << 20)
     shares: list[list[tuple[int, int, int]]] = [[]]
     room = share
     for span in spans:

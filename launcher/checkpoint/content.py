@@ -23,15 +23,13 @@ from launcher.checkpoint.manifest import Content, OptimizerGroup, TensorEntry, c
 from launcher.checkpoint.tree import DICTS, check_tensor, mapped
 from launcher.errors import CheckpointError
 
-ALL_CORES = int(blake3.AUTO)
 OPTIMIZER = "optimizer_state_dict"
 
 _SLAB = 16 << 20
 """Bytes of a strided tensor that are made contiguous at a time."""
-_WORTH_THREADS = 1 << 20
 
 
-def describe(state: Mapping[str, Any], threads: int = ALL_CORES) -> Content:
+def describe(state: Mapping[str, Any], *, all_cores: bool = True) -> Content:
     """The digests of a state, live or saved. Tensors on an accelerator are copied out piece by piece.
 
     Raises:
@@ -42,7 +40,7 @@ def describe(state: Mapping[str, Any], threads: int = ALL_CORES) -> Content:
     tensors: list[TensorEntry] = []
 
     def entry(name: str, tensor: Tensor) -> TensorEntry:
-        tensors.append(tensor_entry(name, check_tensor(name, tensor), threads))
+        tensors.append(tensor_entry(name, check_tensor(name, tensor), all_cores=all_cores))
         return tensors[-1]
 
     described = mapped(state, Tensor, entry)
@@ -50,10 +48,10 @@ def describe(state: Mapping[str, Any], threads: int = ALL_CORES) -> Content:
     return Content(tuple(tensors), components, content_digest(components), optimizer_groups(state))
 
 
-def tensor_entry(name: str, tensor: Tensor, threads: int = ALL_CORES) -> TensorEntry:
+def tensor_entry(name: str, tensor: Tensor, *, all_cores: bool = True) -> TensorEntry:
     """Name, shape, dtype and digest of one dense tensor."""
-    worth = tensor.numel() * tensor.element_size() >= _WORTH_THREADS
-    hasher = blake3(max_threads=threads if worth else 1)
+    size = tensor.numel() * tensor.element_size()
+    hasher = blake3(max_threads=files.digest_threads(size) if all_cores else 1)
     for slab in _slabs(tensor):
         # reshape, because a tensor without dimensions has no other view as bytes.
         hasher.update(slab.cpu().reshape(-1).view(torch.uint8).numpy().data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -172,7 +173,7 @@ class CheckpointWriter:
             _log.warning("older checkpoints were kept, because they could not be removed: %s", error)
 
     def _publish(self, path: Path, state: dict[str, Any], about: About) -> None:
-        content = describe(state, threads=1)
+        content = describe(state, all_cores=False)
         if _is_there(path, content):
             return
         with files.written_aside(path) as temporary:
@@ -237,5 +238,5 @@ def _memory_errors(directory: Path) -> Any:
 
 def _yield_to_training() -> None:
     """Lower the priority of this thread alone; Linux keeps it by thread."""
-    with contextlib.suppress(OSError, AttributeError):
+    if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

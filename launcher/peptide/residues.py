@@ -30,10 +30,13 @@ TERMINAL_MODIFICATIONS: Mapping[str, str] = {
 }
 """Modifications of the N-terminus, each a token of its own before the first residue."""
 
+PEPTIDE_RESIDUES = tuple("GASPVTLNDQEMHFYW") + ("C[Carbamidomethyl]",)
+"""What a synthetic peptide consists of before its last residue: trypsin would have cut after K and R."""
+
 PADDING, START, END = "<pad>", "<start>", "<end>"
 SPECIAL = (PADDING, START, END)
 AMINO_ACIDS = tuple("GASPVTCLNDQKEMHFRYW")
-"""The 20 amino acids, with L for both L and I."""
+"""The amino acids of the genetic code, with L for both L and I."""
 
 RESIDUES = (*AMINO_ACIDS, *RESIDUE_MODIFICATIONS)
 VOCABULARY = (*SPECIAL, *RESIDUES, *TERMINAL_MODIFICATIONS)
@@ -83,3 +86,8 @@ def is_residue(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
 def spelled(tokens: NDArray[np.int64]) -> str:
     """A peptide's tokens as text, up to its end: ``[Acetyl]-AC[Carbamidomethyl]K``."""
     return "".join(VOCABULARY[token] for token in tokens if token >= FIRST_RESIDUE)
+
+
+def unmodified(tokens: NDArray[np.int64]) -> str:
+    """A peptide's residues as letters, without modifications."""
+    return "".join(VOCABULARY[token][0] for token in tokens if FIRST_RESIDUE <= token < FIRST_TERMINAL)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launcher.peptide.config import SimulatedData
-from launcher.peptide.residues import END_TOKEN, TOKEN_MASSES, WATER, ion_offset, is_residue
+from launcher.peptide.residues import END_TOKEN, PADDING_TOKEN, TOKEN_MASSES, WATER, ion_offset, is_residue
 
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]
@@ -28,6 +28,15 @@ class Spectra:
     """(N,) charge of the precursor."""
     tokens: Tokens
     """(N, T) the peptide: an optional terminal modification, residues, the end token, padding."""
+
+
+def token_matrix(peptides: list[list[int]]) -> Tokens:
+    """(N, T) tokens of N peptides, padded to the longest; T is at least 2."""
+    width = max([2, *map(len, peptides)])
+    tokens = np.full((len(peptides), width), PADDING_TOKEN, dtype=np.int64)
+    for row, peptide in zip(tokens, peptides, strict=True):
+        row[: len(peptide)] = peptide
+    return tokens
 
 
 def prefix_masses(tokens: Tokens) -> Floats:
@@ -96,6 +105,6 @@ def synthetic_peptides(
     place = np.arange(longest + 1)
     tokens[np.arange(count), lengths - 1] = rng.choice(last, size=count)
     tokens[np.arange(count), lengths] = END_TOKEN
-    tokens[place[None, :] > lengths[:, None]] = 0
+    tokens[place[None, :] > lengths[:, None]] = PADDING_TOKEN
     _, first = np.unique(tokens, axis=0, return_index=True)
     return np.asarray(tokens[np.sort(first)])

@@ -34,3 +34,14 @@ def nll_loss(frag, wf, mz, inten, sigma, eps=1e-3):
     like = (torch.exp((-0.5 * d * d).clamp_min(-30)) * (inten > 0).unsqueeze(-2)).sum(-1)
     per = -torch.log((eps + like) / (1 + eps))
     return (per * wf).sum(-1) / wf.sum(-1).clamp_min(1)
+
+
+def evidence(prefix, precursor, masses, mz, inten, sigma, water, power=1.0):
+    """(B,T,V)"""
+    def near(frag):
+        d = (frag.unsqueeze(-1) - mz[:, None, None, :]) / sigma
+        return (torch.exp((-0.5 * d * d).clamp_min(-30)) * inten[:, None, None, :]).sum(-1)
+    m = prefix.unsqueeze(-1) + masses
+    b = m + ion_offset("b")
+    y = precursor[:, None, None] - WATER - m + ion_offset("y") - (0 if water else WATER)
+    return near(b), near(y)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -38,7 +39,7 @@ def train(directory: Path, published: int) -> None:
     """Save step after step, telling each that is on disk; never returns."""
     newest, _ = newest_good(directory)
     step = store.step_of(newest) if newest else 0
-    with CheckpointWriter(directory, CheckpointConfig(keep_last=3), lambda: set()) as writer:
+    with CheckpointWriter(directory, CheckpointConfig(keep_last=3)) as writer:
         while True:
             step += 1
             writer.save(state(step), about(step))
@@ -49,16 +50,20 @@ def train(directory: Path, published: int) -> None:
 
 def rewrite(directory: Path, published: int) -> None:
     """Save a step that is there with other content, and remove an older one, then end."""
-    with CheckpointWriter(directory, CheckpointConfig(keep_last=2), lambda: set()) as writer:
+    with CheckpointWriter(directory, CheckpointConfig(keep_last=2)) as writer:
         writer.save(state(3), about(3))
 
 
-def in_child(work: Callable[[Path, int], None], directory: Path, delay: float | None) -> tuple[list[int], int]:
+def in_child(
+    work: Callable[[Path, int], None], directory: Path, delay: float | None
+) -> tuple[list[int], int]:
     """Run ``work`` in a child, killed after ``delay`` seconds; the steps it told, and its wait status."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
+            # A child that hangs must not outlive a test that gave up.
+            signal.alarm(60)
             os.close(reading)
             work(directory, writing)
             os._exit(0)
@@ -94,7 +99,7 @@ def at_random_moments(directory: Path, rounds: int) -> dict[str, int]:
     """Kill at random moments; each child goes on where the last one got to."""
     source, newest, torn = random.Random(rounds), 0, 0
     for _ in range(rounds):
-        told, status = in_child(train, directory, source.uniform(0.001, 0.04))
+        told, status = in_child(train, directory, source.uniform(0.002, 0.07))
         assert os.WIFSIGNALED(status), "the writer ended by itself"
         torn += any(name.name.endswith(".tmp") for name in directory.iterdir()) if directory.exists() else 0
         newest = inspect(directory, max([newest, *told]))
@@ -125,11 +130,13 @@ def dying(turn: int) -> Callable[[Path, int], None]:
 
 def at_every_call(directory: Path) -> dict[str, int]:
     """Kill before each call that changes the disk, in a save that replaces and removes."""
+    before = directory / "before"
+    with CheckpointWriter(before, CheckpointConfig()) as writer:
+        for step, content in ((1, 1), (2, 2), (3, 99)):
+            writer.save(state(content), about(step))
     for turn in range(1, 1000):
         place = directory / str(turn)
-        with CheckpointWriter(place, CheckpointConfig()) as writer:
-            for step, content in ((1, 1), (2, 2), (3, 99)):
-                writer.save(state(content), about(step))
+        shutil.copytree(before, place)
         _, status = in_child(dying(turn), place, None)
         if not os.WIFSIGNALED(status):
             assert os.waitstatus_to_exitcode(status) == 0

@@ -21,7 +21,9 @@ def tiny_state(step: int, size: int = 64) -> dict[str, Any]:
     return {
         "model_state_dict": {"head.weight": weight.view(8, -1), "tied": weight.view(8, -1)},
         "optimizer_state_dict": {
-            "state": {0: {"step": torch.tensor(float(step)), "exp_avg": torch.randn(size, generator=generator)}},
+            "state": {
+                0: {"step": torch.tensor(float(step)), "exp_avg": torch.randn(size, generator=generator)}
+            },
             "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "fused": None, "params": [0]}],
         },
         "rng_state": {"torch": torch.arange(16, dtype=torch.uint8), "python": (3, (1, 2, 3), None)},

@@ -7,14 +7,23 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.checkpoint import buffers
+from launcher import files
 from launcher.checkpoint.buffers import Buffers
 from launcher.checkpoint.content import describe
 
 from .states import tiny_state, trained_state
 
 DTYPES = [
-    *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32),
+    *(
+        torch.bool,
+        torch.uint8,
+        torch.uint16,
+        torch.uint32,
+        torch.uint64,
+        torch.int8,
+        torch.int16,
+        torch.int32,
+    ),
     *(torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64),
     *(torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2),
 ]
@@ -84,9 +93,12 @@ def test_memory_is_kept_between_copies_and_grows_with_the_state() -> None:
 
 def test_shares_of_many_threads_cover_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares are cut within storages, so the cuts must meet."""
-    monkeypatch.setattr(buffers.os, "sched_getaffinity", lambda _: set(range(5)))
+    monkeypatch.setattr(files, "cores", lambda: 5)
     torch.manual_seed(0)
-    state = {str(size): torch.randint(0, 256, (size,), dtype=torch.uint8) for size in (3_000_001, 1, 999, 5_000_000)}
+    state = {
+        str(size): torch.randint(0, 256, (size,), dtype=torch.uint8)
+        for size in (3_000_001, 1, 999, 5_000_000)
+    }
     assert describe(Buffers().copy(state).state()) == describe(state)
 
 
@@ -94,4 +106,6 @@ def test_metadata_of_a_modules_state_is_kept() -> None:
     state = trained_state()
     copied = Buffers().copy(state).state()
     assert copied["model_state_dict"]._metadata == state["model_state_dict"]._metadata
-    assert type(copied["scheduler_state_dict"]["milestones"]) is type(state["scheduler_state_dict"]["milestones"])
+    assert type(copied["scheduler_state_dict"]["milestones"]) is type(
+        state["scheduler_state_dict"]["milestones"]
+    )

@@ -125,7 +125,9 @@ def test_one_changed_bit_changes_its_component_only() -> None:
     changed["optimizer_state_dict"]["state"][0]["exp_avg"].view(torch.int32)[17] ^= 1
     a, b = describe(state), describe(changed)
     assert a.sha256 != b.sha256
-    assert [name for name in a.components if a.components[name] != b.components[name]] == ["optimizer_state_dict"]
+    assert [name for name in a.components if a.components[name] != b.components[name]] == [
+        "optimizer_state_dict"
+    ]
     assert [x.name for x, y in zip(a.tensors, b.tensors, strict=True) if x != y] == [
         "optimizer_state_dict.state.0.exp_avg"
     ]

@@ -32,7 +32,7 @@ def test_it_reads_back_as_it_was_written(tmp_path: Path) -> None:
     facts = about(
         15000,
         parent={"run": "trunk", "step": 1000, "sha256": "ab"},
-        config={"optimizer": {"lr": 1e-05, "betas": (0.9, 0.999)}, "name": "Zürich \u2028 \\ \""},
+        config={"optimizer": {"lr": 1e-05, "betas": (0.9, 0.999)}, "name": 'Zürich \u2028 \\ "'},
         metrics={"val/token_accuracy": 0.48, "worst": float("inf")},
         data_fingerprint="f00",
         versions={"torch": "2.13.0"},

@@ -82,7 +82,12 @@ def test_only_complete_checkpoints_are_listed_by_number(tmp_path: Path) -> None:
     for step in (1000, 900, 20):
         saved(tmp_path, tiny_state(step))
     for name in (
-        *("checkpoint_step_7.pt", "checkpoint_step_8.json", "checkpoint_step_009.pt", "checkpoint_step_009.json"),
+        *(
+            "checkpoint_step_7.pt",
+            "checkpoint_step_8.json",
+            "checkpoint_step_009.pt",
+            "checkpoint_step_009.json",
+        ),
         *("last.pt", "last.json", ".checkpoint_step_5.pt.1.tmp", "checkpoint_step_x.json", "notes.txt"),
     ):
         (tmp_path / name).touch()

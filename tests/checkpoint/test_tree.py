@@ -71,7 +71,10 @@ def test_other_values_are_refused_with_their_path(tmp_path: Path, value: object,
 def test_a_state_that_holds_itself_is_refused(tmp_path: Path) -> None:
     state: dict[str, Any] = {"a": []}
     state["a"].append(state)
-    with CheckpointWriter(tmp_path, CheckpointConfig()) as writer, pytest.raises(CheckpointError, match="hold"):
+    with (
+        CheckpointWriter(tmp_path, CheckpointConfig()) as writer,
+        pytest.raises(CheckpointError, match="hold"),
+    ):
         writer.save(state, about(1))
 
 
@@ -82,7 +85,6 @@ def test_the_state_itself_is_a_dict_with_names(tmp_path: Path, state: Any) -> No
 
 
 def test_facts_that_are_not_json_are_refused(tmp_path: Path) -> None:
-    with CheckpointWriter(tmp_path, CheckpointConfig()) as writer:
-        with pytest.raises(CheckpointError) as caught:
-            writer.save({"step": 1}, about(1, config={"lr": torch.tensor(1.0)}))
+    with CheckpointWriter(tmp_path, CheckpointConfig()) as writer, pytest.raises(CheckpointError) as caught:
+        writer.save({"step": 1}, about(1, config={"lr": torch.tensor(1.0)}))
     assert "Tensor" in str(caught.value.found)

@@ -22,7 +22,12 @@ from launcher.errors import LauncherError
 from launcher.trackers.metrics_file import MetricsFile, last_metrics, read_metrics
 
 ROOT = Path(__file__).parents[2]
-LINE = {"global_step": 1, "branch_step": 1, "train/token_accuracy": 0.48, "digest/rng": "ab12"}
+LINE: dict[str, int | float | str] = {
+    "global_step": 1,
+    "branch_step": 1,
+    "train/token_accuracy": 0.48,
+    "digest/rng": "ab12",
+}
 
 
 @pytest.fixture
@@ -88,7 +93,12 @@ def test_values_without_a_json_number_are_null_and_named(path: Path) -> None:
 def test_each_line_goes_out_in_one_write(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     real = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: written.append(data) or real(descriptor, data))
+
+    def recorded(descriptor: int, data: bytes) -> int:
+        written.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", recorded)
     write(path, range(1, 4))
     assert [data.count(b"\n") for data in written] == [1, 1, 1]
     assert b"".join(written) == path.read_bytes()
@@ -323,9 +333,12 @@ def test_a_place_that_cannot_be_written_is_a_launcher_error(tmp_path: Path) -> N
 def test_sync_reaches_the_disk_and_close_can_be_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     real = os.fsync
-    monkeypatch.setattr(
-        os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino) or real(descriptor)
-    )
+
+    def recorded(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
     metrics = MetricsFile(path)
     metrics.append(LINE)
     metrics.sync()

@@ -51,6 +51,7 @@ class Fake:
 
     def abandon(self) -> None:
         self._called("abandon", None)
+        raise OSError("it cannot even let go")
 
     def of(self, what: str) -> list[Any]:
         return [value for called, value in self.calls if called == what]
@@ -122,9 +123,7 @@ def test_a_tracker_that_raises_is_warned_about_once_and_left(
     assert sound.of("finish")
 
 
-@given(
-    plan=st.lists(st.tuples(st.sampled_from(["", "start", "log", "finish", "abandon"]), st.integers(1, 6)))
-)
+@given(plan=st.lists(st.tuples(st.sampled_from(["", "start", "log", "finish"]), st.integers(1, 6))))
 def test_nothing_that_a_tracker_raises_reaches_training(
     plan: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

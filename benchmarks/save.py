@@ -1,0 +1,148 @@
+"""What saving a checkpoint costs, against plain blocking ``torch.save``; and reading, and preflight.
+
+    python -m benchmarks.save [--quick] [--in DIRECTORY]
+
+Writes ``benchmarks/results/save.json``. Needs 3 times the largest state in memory and twice on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.paired import child, median, ratio, record
+from launcher.files import cores, readable_bytes
+
+MODULE = "benchmarks.saving"
+BAR = 0.10
+
+
+def measure(megabytes: int, rounds: int, directory: str) -> dict[str, Any]:
+    """Everything about one size of state."""
+
+    def run(kind: str) -> Any:
+        return child(MODULE, kind, str(megabytes), str(rounds), directory)
+
+    stall, training, digests = run("stall"), run("training"), run("digests")
+    memory = {kind: run(f"memory-{kind}") for kind in ("ours", "plain")}
+    with tempfile.TemporaryDirectory(dir=directory) as one:
+        child(MODULE, "write", str(megabytes), "1", one)
+        looks = [child("benchmarks.preflighting", one) for _ in range(rounds)]
+        loads = [child(MODULE, "load", "0", "1", one) for _ in range(rounds)]
+    seconds = digests["seconds"]
+    return {
+        "bytes": stall["bytes"],
+        "stall": {
+            "ours_s": median(stall["stall"]["ours"]),
+            "first_save_s": stall["first"],
+            "plain_s": median(stall["stall"]["plain"]),
+            "ratio": ratio(stall["stall"]["ours"], stall["stall"]["plain"]),
+            "all": stall["stall"],
+        },
+        "until_on_disk_s": {kind: median(values) for kind, values in stall["until_on_disk"].items()},
+        "memory_beside_state": {kind: each["beside"] / each["bytes"] for kind, each in memory.items()},
+        "training": {
+            "step_s": median(training["step"]),
+            "steps_slower_while_writing": median(training["slower"]),
+            "longest_step_s": median(training["longest_step"]),
+            "lost_ours_s": median(training["lost"]["ours"]),
+            "lost_plain_s": median(training["lost"]["plain"]),
+            "lost_ratio": ratio(training["lost"]["ours"], training["lost"]["plain"]),
+        },
+        "digests_s": {name: median(values) for name, values in seconds.items()},
+        "digests_ratio": {
+            "state": ratio(seconds["state_blake3_all_cores"], seconds["state_sha256"]),
+            "state_one_thread": ratio(seconds["state_blake3_one_thread"], seconds["state_sha256"]),
+            "file": ratio(seconds["file_blake3"], seconds["file_sha256"]),
+            "load_verified_to_plain": ratio(seconds["load_verified"], seconds["load_plain"]),
+        },
+        "preflight": {
+            "ours_s": median([each["seconds"] for each in looks]),
+            "ours_bytes": median([each["memory"] for each in looks]),
+            "plain_load_s": median([each["seconds"] for each in loads]),
+            "plain_load_bytes": median([each["memory"] for each in loads]),
+        },
+    }
+
+
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    made = Table(title=f"saving, {cores()} cores, torch {torch.__version__}", title_justify="left")
+    made.add_column("")
+    for name in results:
+        made.add_column(name, justify="right")
+
+    def row(label: str, show: Any) -> None:
+        made.add_row(label, *(show(each) for each in results.values()))
+
+    row("stall: ours", lambda r: f"{r['stall']['ours_s']:.3f} s")
+    row("stall: first save, after reserve()", lambda r: f"{r['stall']['first_save_s']:.3f} s")
+    row("stall: plain torch.save", lambda r: f"{r['stall']['plain_s']:.3f} s")
+    row(f"stall: ratio (bar {BAR:.2f})", lambda r: f"{r['stall']['ratio']:.3f}")
+    row(
+        "until on disk: ours / plain + fsync",
+        lambda r: " / ".join(f"{v:.2f} s" for v in r["until_on_disk_s"].values()),
+    )
+    row(
+        "memory beside the state: ours / plain",
+        lambda r: " / ".join(f"{v:.2f}" for v in r["memory_beside_state"].values()),
+    )
+    row(
+        "steps while writing, against undisturbed",
+        lambda r: f"{r['training']['steps_slower_while_writing']:.2f} x",
+    )
+    row("longest step while writing", lambda r: f"{r['training']['longest_step_s'] * 1000:.0f} ms")
+    row("training time lost a save: ours", lambda r: f"{r['training']['lost_ours_s']:.2f} s")
+    row("training time lost a save: plain", lambda r: f"{r['training']['lost_plain_s']:.2f} s")
+    row("digest of the state: BLAKE3 / 1 thread / SHA-256", lambda r: " / ".join(
+        f"{r['digests_s'][k]:.2f} s" for k in ("state_blake3_all_cores", "state_blake3_one_thread", "state_sha256")
+    ))  # fmt: skip
+    row(
+        "digest of the file: BLAKE3 / SHA-256",
+        lambda r: f"{r['digests_s']['file_blake3']:.2f} / {r['digests_s']['file_sha256']:.2f} s",
+    )
+    row("load: verified / unverified / plain", lambda r: " / ".join(
+        f"{r['digests_s'][k]:.3f} s" for k in ("load_verified", "load_unverified", "load_plain")
+    ))  # fmt: skip
+    row(
+        "preflight: ours / plain torch.load",
+        lambda r: f"{r['preflight']['ours_s'] * 1000:.1f} / {r['preflight']['plain_load_s'] * 1000:.0f} ms",
+    )
+    row(
+        "preflight, memory: ours / plain",
+        lambda r: (
+            f"{readable_bytes(r['preflight']['ours_bytes'])} / {readable_bytes(r['preflight']['plain_load_bytes'])}"
+        ),
+    )
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke test: small states, nothing recorded")
+    parser.add_argument(
+        "--in", dest="place", help="where to write; default: the system's temporary directory"
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    sizes = {"20 MB": 20} if arguments.quick else {"500 MB": 500, "2 GB": 2000}
+    with tempfile.TemporaryDirectory(dir=arguments.place) as directory:
+        results = {
+            name: measure(size, 2 if arguments.quick else arguments.rounds, directory)
+            for name, size in sizes.items()
+        }
+    Console(width=120).print(table(results))
+    if not arguments.quick:
+        machine = {"cores": cores(), "torch": torch.__version__, "rounds": arguments.rounds}
+        print(record("save", {"machine": machine, "bar": BAR, **results}).relative_to(Path.cwd()))
+
+
+if __name__ == "__main__":
+    main()
