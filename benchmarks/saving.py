@@ -92,7 +92,7 @@ def stall(megabytes: int, rounds: int, directory: Path) -> dict[str, Any]:
     first: list[float] = []
     with CheckpointWriter(directory, CheckpointConfig()) as writer:
         writer.reserve(state)
-        time.sleep(0.2 + megabytes / 500)
+        time.sleep(0.5 + megabytes / 150)
 
         def ours() -> float:
             nonlocal step
@@ -157,7 +157,7 @@ def training(megabytes: int, rounds: int, directory: Path) -> dict[str, Any]:
         one_step()
     with CheckpointWriter(directory, CheckpointConfig()) as writer:
         writer.reserve(state)
-        time.sleep(0.2 + megabytes / 500)
+        time.sleep(0.5 + megabytes / 150)
         for _ in range(rounds):
             emptied(directory)
             undisturbed.append(timed(lambda: [one_step() for _ in range(100)]) / 100)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 
+from launcher.branch.command import command
 from launcher.branch.pin import pin
 from launcher.errors import LauncherError
 from launcher.lineage import find_run
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function: Any, help_text: str) -> argparse.ArgumentParser:
+    def verb(name: str, function: Any, help_text: str) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=help_text, description=help_text)
         one.set_defaults(command=function)
         one.add_argument("--json", action="store_true", help="print JSON")
@@ -51,12 +54,12 @@ def _parser() -> argparse.ArgumentParser:
         )
         return one
 
-    command("tree", _tree, "All runs: trunks, branch points, branches, with state and last metrics.")
-    one = command("show", _show, "Everything about one run.")
+    verb("tree", _tree, "All runs: trunks, branch points, branches, with state and last metrics.")
+    one = verb("show", _show, "Everything about one run.")
     one.add_argument("run", metavar="RUN", help="a run's id, a prefix of it, or its directory")
-    one = command("verify", _verify, "Hold a control against its trunk, bit for bit. Exit status 0 or 3.")
+    one = verb("verify", _verify, "Hold a control against its trunk, bit for bit. Exit status 0 or 3.")
     one.add_argument("run", metavar="RUN", help="a branch in which nothing was changed")
-    one = command("pin", _pin, "Write conf/branch/NAME.yaml for a checkpoint, and keep the checkpoint.")
+    one = verb("pin", _pin, "Write conf/branch/NAME.yaml for a checkpoint, and keep the checkpoint.")
     one.add_argument("checkpoint", metavar="RUN@STEP", help="for example trunk-1a2b3c4d@15000")
     one.add_argument("name", metavar="NAME", help="what +branch=NAME will be called")
     one.add_argument(
@@ -71,9 +74,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _print(options: argparse.Namespace, plain: Any, readable: RenderableType) -> None:
     if options.json:
-        print(json.dumps(plain, indent=2))
+        print(json.dumps(_strict(plain), indent=2, allow_nan=False))
     else:
-        Console(highlight=False).print(readable)
+        # Text is not folded: a path or a command is there to be copied.
+        Console(highlight=False).print(readable, soft_wrap=isinstance(readable, str))
+
+
+def _strict(plain: Any) -> Any:
+    """``plain`` with ``null`` for the numbers that JSON does not have."""
+    if isinstance(plain, dict):
+        return {key: _strict(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_strict(value) for value in plain]
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _tree(options: argparse.Namespace) -> int:
@@ -115,8 +128,9 @@ def _proof(verdict: Verdict) -> str:
 
 def _pin(options: argparse.Namespace) -> int:
     path = pin(options.checkpoint, options.name, options.outputs, options.conf)
-    told = {"file": str(path), "command": f"python train.py +branch={options.name}"}
-    _print(options, told, f"{path}\n{told['command']}")
+    elsewhere = [] if options.outputs == Path("multirun_outputs") else [f"paths.outputs={options.outputs}"]
+    told = {"file": str(path), "command": command([f"+branch={options.name}", *elsewhere])}
+    _print(options, told, escape(f"{path}\n{told['command']}"))
     return 0
 
 

@@ -56,7 +56,7 @@ class BranchConfig:
     step_mode: str = "continue"
     """``continue``: 15000 → 15001; ``reset``: numbered from 0, with ``absolute_step`` logged beside it."""
     steps: int | None = None
-    """How many steps more, in steps; default: up to the trunk's end."""
+    """How many steps more, in steps; default: up to the trunk's end, or its schedule's."""
     schedule: str = "keep"
     """``keep`` the trunk's learning-rate horizon, or ``restart`` the schedule over the branch's steps."""
     on_unavailable: str = "error"
@@ -84,7 +84,7 @@ class TrainingConfig:
     """The length of a run and what happens along it."""
 
     steps: int = 16_500
-    """Last step of a trunk, in optimizer steps. A branch ends where its trunk did, or see ``branch.steps``."""
+    """Last step of a trunk, in optimizer steps. A branch ends where its trunk did; see ``branch.steps``."""
     gradient_clip: float | None = 1.0
     """Largest global L2 norm of the gradient; ``null``: no clipping."""
     log_every: int = 50
@@ -311,10 +311,11 @@ def _validate_branch(branch: BranchConfig) -> None:
     for wrong, what, do in contradictions:
         if wrong:
             raise ConfigError(what, found=_spelled(branch), do=do)
-    asked_for = {
-        "reset", "include", "exclude", "rename", "steps", "sha256", "name", "compare_to",
-    }  # fmt: skip
-    alone = [key for key in sorted(asked_for) if getattr(branch, key)]
+    default = BranchConfig()
+    of_a_trunk = {"notes", "tags"}
+    alone = [
+        key for key, value in vars(branch).items() if value != getattr(default, key) and key not in of_a_trunk
+    ]
     if alone and not branch.asked:
         raise ConfigError(
             f"branch.{alone[0]} is set, but no branch point is named.",

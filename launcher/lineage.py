@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import socket
@@ -193,11 +194,14 @@ def find_run(outputs: Path, name: str) -> Run:
         UnknownRun: there is none, or there are several.
     """
     directory = Path(name)
-    if (directory / "run.json").is_file():
-        return read_run(directory.resolve() if directory.is_absolute() else directory)
+    with contextlib.suppress(OSError):  # Not every name can be a directory's.
+        if name and (directory / "run.json").is_file():
+            return read_run(directory.resolve())
     runs, _ = read_runs(outputs)
     exact = [run for run in runs if run.id == name]
-    found = exact or [run for run in runs if run.id.startswith(name) or run.record.signature.startswith(name)]
+    found = exact or [
+        run for run in runs if name and (run.id.startswith(name) or run.record.signature.startswith(name))
+    ]
     if len(found) == 1:
         return found[0]
     if found:

@@ -17,6 +17,7 @@ from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_m
 from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
+from launcher.errors import BranchPointUnavailable
 from launcher.findings import Finding, render_findings
 from launcher.lineage import Origin, Run, read_run
 from launcher.recording import Recording
@@ -81,6 +82,13 @@ def run(config: Config, declared: Declared) -> Run:
 
 def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:
     """Everything that can be found out before anything is built; stops the launch if it has to."""
+    if own is None and plan.kind == "branch" and plan.point is None:
+        raise BranchPointUnavailable(
+            "No checkpoint of the run's own is whole, and its branch point cannot be had any more.",
+            where=str(plan.directory.checkpoints),
+            found=plan.unavailable,
+            do="bring either back; a branch never begins from nothing",
+        )
     if own is None:
         findings = preflight(plan, environment(device))
     else:

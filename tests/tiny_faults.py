@@ -5,27 +5,58 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+import launcher.branch.preflight
 import launcher.run
+from launcher.checkpoint.writer import CheckpointWriter
 from launcher.training.trainer import Trainer
 from tests.tiny_task import TinyTask
 
 
-def kill_at(step: int, name: str, where: str = "batch", times: int = 1) -> None:
-    """The process gets a signal while the task does something (``batch``, ``loss``) for a step."""
-    original = getattr(TinyTask, where)
-    position = {"batch": 0, "loss": 2, "evaluate": 1}[where]
+@dataclass(frozen=True)
+class Kill:
+    """The process gets a signal while the task does something for a step."""
 
-    def dangerous(self: TinyTask, *arguments: Any) -> Any:
-        if arguments[position] == step:
-            for _ in range(times):
-                os.kill(os.getpid(), signal.Signals[name])
-        return original(self, *arguments)
+    step: int
+    signal: str
+    where: str = "batch"
+    """``batch``, ``loss`` or ``evaluate``."""
+    times: int = 1
+    saved: bool = False
+    """Only once every checkpoint up to there is on disk; the tiny task is faster than any disk."""
 
-    setattr(TinyTask, where, dangerous)
+    def __call__(self) -> None:
+        writers = _writers()
+        original = getattr(TinyTask, self.where)
+        position = {"batch": 0, "evaluate": 1, "loss": 2}[self.where]
+
+        def dangerous(task: TinyTask, *arguments: Any) -> Any:
+            if arguments[position] == self.step:
+                if self.saved:
+                    writers[-1].wait()
+                for _ in range(self.times):
+                    os.kill(os.getpid(), signal.Signals[self.signal])
+            return original(task, *arguments)
+
+        setattr(TinyTask, self.where, dangerous)
+
+
+def _writers() -> list[CheckpointWriter]:
+    """Every writer that the process opens from now on."""
+    opened: list[CheckpointWriter] = []
+    original = CheckpointWriter.__init__
+
+    def noted(self: CheckpointWriter, *arguments: Any, **more: Any) -> None:
+        original(self, *arguments, **more)
+        opened.append(self)
+
+    CheckpointWriter.__init__ = noted  # type: ignore[method-assign]
+    return opened
 
 
 def after_restoring(fault: Callable[[Trainer], None]) -> None:
@@ -86,3 +117,36 @@ def other_counter(trainer: Trainer) -> None:
 def lose_what_was_typed() -> None:
     """Restoring comes last, as in a script that calls ``load_state_dict`` and nothing after it."""
     launcher.run.apply_hyperparameters = lambda *arguments: None
+
+
+def one_layer_more() -> None:
+    _change_model(lambda model: model.append(nn.LayerNorm(4)))
+
+
+def one_layer_less() -> None:
+    _change_model(lambda model: model[:4])
+
+
+def half_precision_weights() -> None:
+    _change_model(lambda model: model.bfloat16())
+
+
+def _change_model(change: Callable[[nn.Sequential], nn.Module]) -> None:
+    original = TinyTask.build_model
+    TinyTask.build_model = lambda task: change(original(task))  # type: ignore[method-assign,arg-type]
+
+
+def other_fingerprint(fingerprint: str) -> None:
+    """The data is another, and nobody typed it."""
+    TinyTask.fingerprint = lambda task: fingerprint  # type: ignore[method-assign]
+
+
+def little_space(count: int) -> None:
+    launcher.branch.preflight.free_bytes = lambda path: count
+
+
+def no_loading() -> None:
+    def refuse(*arguments: Any, **more: Any) -> Any:
+        raise AssertionError("a tensor was loaded")
+
+    torch.load = refuse

@@ -21,7 +21,7 @@ from typing import Any
 
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.store import checkpoints, step_of
-from launcher.lineage import Run, read_runs
+from launcher.lineage import Run, read_run, read_runs
 from launcher.trackers.metrics_file import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -124,9 +124,8 @@ class Tiny:
 
     def summarised(self, ended: Ended) -> Run:
         """The run whose summary a process printed."""
-        [line] = [line for line in ended.out.splitlines() if line.startswith("run ")]
-        [run] = [run for run in self.runs() if run.id == line.split()[1]]
-        return run
+        [line] = [line for line in ended.out.splitlines() if line.startswith("directory ")]
+        return read_run(Path(line.removeprefix("directory ").strip()))
 
     def refuse(self, *overrides: str, **options: Any) -> Ended:
         """Run it; it is refused with exit status 2, one message, and nothing on disk."""

@@ -6,14 +6,17 @@ typed: its author wrote down what differs.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from launcher.differences import override
+from launcher.errors import ConfigError
 from launcher.files import flatten
 
 
@@ -57,19 +60,52 @@ def declared(overrides: Iterable[str], choices: Mapping[str, Any], config_dirs: 
     nodes: dict[str, str] = {}
     values: dict[str, Any] = {}
     parser = OverridesParser.create()
-    for override in parser.parse_overrides(list(typed)):
-        name = override.key_or_group
-        value = override.value()
+    for one in parser.parse_overrides(list(typed)):
+        name = one.key_or_group
+        value = one.value()
         if name not in choices:
             keys[name] = "command line"
             values[name] = value
             continue
-        nodes[override.package or name] = "command line"
+        nodes[one.package or name] = "command line"
         values[name] = value
-        if override.is_add() or name == "branch":
+        if one.is_add() or name == "branch":
             for chosen in value if isinstance(value, list) else [value]:
                 _from_file(name, str(chosen), directories, keys, nodes, values)
+    _refuse_hidden(keys, nodes, values, directories)
     return Declared(keys, nodes, values, typed)
+
+
+def _refuse_hidden(
+    keys: Mapping[str, str], nodes: Mapping[str, str], values: Mapping[str, Any], directories: list[Path]
+) -> None:
+    """Refuse a node that was typed, but in which the branch's file has the last word on a single key.
+
+    Hydra merges that file after the groups: of ``loss=plain`` the trunk's ``loss.weight`` would remain.
+    """
+    hidden = {
+        key: source
+        for key, source in keys.items()
+        if source.startswith("branch/")
+        and (node := key.partition(".")[0]) != "branch"
+        and nodes.get(node) == "command line"
+    }
+    if not hidden:
+        return
+    settling, typed = [], {}
+    for key in hidden:
+        node, _, rest = key.partition(".")
+        typed[node] = f"{node}={values[node]}"
+        own = flatten(_content(_find(node, str(values[node]), directories)))
+        # Hydra deletes no key whose value is null.
+        settling.append(override(key, own.get(rest)) if rest in own or values[key] is None else f"~{key}")
+    raise ConfigError(
+        f"{' '.join(typed.values())} was typed, but {next(iter(hidden.values()))} sets single keys of it.",
+        where=", ".join(hidden),
+        found=" ".join(override(key, values[key]) for key in hidden),
+        expected="each of these keys on the command line as well",
+        do=f"for what the option says: {shlex.join(settling)}",
+    )
 
 
 def _from_file(
@@ -81,14 +117,10 @@ def _from_file(
     values: dict[str, Any],
 ) -> None:
     """Add what the config file of a chosen group option says; the command line wins."""
-    paths = [directory / group / f"{name.removesuffix('.yaml')}.yaml" for directory in directories]
-    path = next((path for path in paths if path.is_file()), None)
+    path = _find(group, name, directories)
     if path is None:
         return
-    text = path.read_text(encoding="utf-8")
-    content = yaml.safe_load(text) or {}
-    if not isinstance(content, dict):
-        return
+    text, content = path.read_text(encoding="utf-8"), _content(path)
     package = _package(text, group)
     source = f"{path.parent.name}/{path.name}"
     for entry in content.pop("defaults", []):
@@ -101,6 +133,17 @@ def _from_file(
     for key, value in flatten(content, package).items():
         keys.setdefault(key, source)
         values.setdefault(key, value)
+
+
+def _find(group: str, name: str, directories: list[Path]) -> Path | None:
+    paths = [directory / group / f"{name.removesuffix('.yaml')}.yaml" for directory in directories]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _content(path: Path | None) -> dict[str, Any]:
+    """What a config file holds, read as Hydra reads it: ``2e-3`` is a number."""
+    content = OmegaConf.to_container(OmegaConf.load(path)) if path is not None else {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
 def _package(text: str, group: str) -> str:

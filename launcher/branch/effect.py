@@ -26,21 +26,20 @@ def build_task(config: Config) -> Task:
     """
     target = config.task._target_
     try:
-        task: Task = get_class(target)(config)
-    except LauncherError:
-        raise
-    except ImportError as error:
+        cls = get_class(target)
+    except (ImportError, ValueError) as error:
         raise ConfigError(
             "task._target_ cannot be imported.", found=f"task._target_={target}: {error}"
         ) from error
     parts = ("build_model", "batch", "loss", "evaluate", "settings", "fingerprint", "stateful")
-    missing = [name for name in parts if not callable(getattr(task, name, None))]
+    missing = [name for name in parts if not callable(getattr(cls, name, None))]
     if missing:
         raise ConfigError(
             "The task lacks a part of its protocol.",
             found=f"{target} has no {', '.join(missing)}",
             expected="the methods of launcher.training.task.Task",
         )
+    task: Task = cls(config)
     return task
 
 
@@ -64,12 +63,22 @@ class Settings:
             "model": self._model(),
             "data": self._task.fingerprint(),
         }
+        if plan.config.branch.restore == "weights" or "rng" in plan.config.branch.reset:
+            self._constant["seed"] = config.seed
 
-    def _model(self) -> str:
+    def _model(self) -> list[str]:
         import torch
 
         with torch.device("meta"):
-            return repr(self._task.build_model())
+            model = self._task.build_model()
+        # What a module computes need not show in its repr: F.dropout(x, self.p) does not.
+        kept = (
+            f"{name}.{key}={value!r}"
+            for name, module in model.named_modules()
+            for key, value in vars(module).items()
+            if isinstance(value, bool | int | float | str)
+        )
+        return [repr(model), *kept]
 
     @property
     def constant(self) -> bytes:
@@ -143,9 +152,9 @@ def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
         _set(nested, key, trunk)
     try:
         return Settings(Config.from_plain(nested), plan)
-    except LauncherError:
-        # The trunk's value alone makes no valid run (another data source's path, say), so it
-        # certainly matters.
+    except Exception:
+        # The trunk's value alone makes no valid run (another data source's path, a key that the task
+        # needs), so it certainly matters. What a task raises on such a config is its own affair.
         return None
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from launcher.branch.command import NODES, own_settings
 from launcher.branch.resolve import resolve
-from launcher.config import BranchConfig
+from launcher.config import BranchConfig, Config
 from launcher.errors import ConfigError
 from launcher.files import disk_error, write_text
 from launcher.layout import pin_of
@@ -59,15 +61,15 @@ def pin(reference: str, name: str, outputs: Path, conf: Path) -> Path:
 
 
 def _own(run: Run | None) -> dict[str, Any]:
-    """What the trunk's user said, other than where it branched from itself and what changes nothing."""
-    unwanted = ("branch", "paths", "tracker", "tracking", "checkpoint", "hydra")
-    declared = run.record.declared if run is not None else {}
-    return {key: value for key, value in declared.items() if key.partition(".")[0] not in unwanted}
+    """What the trunk's user said; a group of the user's own (``+arm=NAME``) as the keys that it sets."""
+    known = {one.name for one in fields(Config)}
+    said = own_settings(run.record.declared) if run is not None else {}
+    return {key: value for key, value in said.items() if key.partition(".")[0] in known}
 
 
 def _text(reference: str, name: str, run: str, step: int, sha256: str, own: dict[str, Any]) -> str:
-    chosen = {key: value for key, value in own.items() if "." not in key and _is_choice(key, value)}
-    values = {key: value for key, value in own.items() if key not in chosen and key != "training.steps"}
+    chosen = {key: value for key, value in own.items() if key in NODES}
+    values = {key: value for key, value in own.items() if key not in chosen}
     content: dict[str, Any] = {}
     if chosen:
         content["defaults"] = [{f"override /{group}": option} for group, option in chosen.items()]
@@ -76,12 +78,6 @@ def _text(reference: str, name: str, run: str, step: int, sha256: str, own: dict
     content["branch"] = {"from_run": run, "from_step": step, "sha256": sha256}
     head = f"# @package _global_\n# Written by: launcher pin {reference} {name}\n"
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
-
-
-def _is_choice(key: str, value: Any) -> bool:
-    return isinstance(value, str | list) and key in {
-        "task", "model", "data", "loss", "curriculum", "optimizer", "scheduler",
-    }  # fmt: skip
 
 
 def _put(content: dict[str, Any], parts: list[str], value: Any) -> None:

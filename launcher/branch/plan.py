@@ -10,10 +10,11 @@ from typing import Any
 
 from launcher.branch.declared import Declared
 from launcher.branch.resolve import BranchPoint, resolve
+from launcher.branch.undeclared import refuse_undeclared, shown
 from launcher.checkpoint.store import checkpoints
 from launcher.config import Config
-from launcher.differences import differences, override, plain, request_digest, signature
-from launcher.errors import BranchPointUnavailable, ConfigError, UndeclaredDifference
+from launcher.differences import differences, plain, request_digest, signature
+from launcher.errors import BranchPointUnavailable, ConfigError
 from launcher.layout import SCRATCH, TRUNKS, RunDirectory, legal_name, run_id
 from launcher.lineage import Run, read_runs
 from launcher.training.progress import Progress
@@ -53,7 +54,7 @@ class Plan:
     differences: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Factors: dotted key → (the trunk's value, the own value)."""
     unavailable: str | None = None
-    """Why a scratch run has no branch point."""
+    """Why a scratch run, or a branch that goes on from its own checkpoint, has no branch point."""
 
     @property
     def steps(self) -> int:
@@ -72,10 +73,10 @@ def plan(config: Config, declared: Declared, environment: Mapping[str, str] = os
     if not config.branch.asked:
         return _from_nothing("trunk", config, declared, None, environment)
     try:
-        point = resolve(config.branch, Path(config.paths.outputs))
+        point = resolve(config.branch, Path(config.paths.outputs), declared.overrides)
     except BranchPointUnavailable as error:
         if (own := _own_run(config)) is not None:
-            return _from_record(own, config, declared)
+            return _from_record(own, config, declared, str(error))
         if config.branch.on_unavailable == "error":
             error.do = (*error.do, "or train from scratch on purpose: branch.on_unavailable=scratch")
             raise
@@ -130,7 +131,7 @@ def _from_point(
     config: Config, declared: Declared, point: BranchPoint, environment: Mapping[str, str]
 ) -> Plan:
     changed = differences(point.manifest.about.config, plain(config))
-    _refuse_undeclared(changed, declared, point)
+    refuse_undeclared(changed, config, declared, point)
     start = starting_progress(config, point)
     end, horizon, schedule_start = _length(config, declared, point, start)
     named, source = _named_group(config, environment)
@@ -178,7 +179,7 @@ def _own_run(config: Config) -> Run | None:
     )
 
 
-def _from_record(run: Run, config: Config, declared: Declared) -> Plan:
+def _from_record(run: Run, config: Config, declared: Declared, unavailable: str) -> Plan:
     """The plan of a branch whose branch point is gone but which no longer needs it."""
     record = run.record
     return Plan(
@@ -201,6 +202,7 @@ def _from_record(run: Run, config: Config, declared: Declared) -> Plan:
         request=record.request,
         directory=run.directory,
         differences={key: (one[0], one[1]) for key, one in record.differences.items()},
+        unavailable=unavailable,
     )
 
 
@@ -208,40 +210,6 @@ def _branch_type(config: Config, changed: bool) -> str:
     if config.branch.restore == "weights":
         return "weights"
     return "factor" if changed else "control"
-
-
-def _refuse_undeclared(
-    changed: Mapping[str, tuple[Any, Any]], declared: Declared, point: BranchPoint
-) -> None:
-    undeclared = {key: values for key, values in changed.items() if declared.unit_of(key) is None}
-    if not undeclared:
-        return
-    trunk_choices = point.run.record.declared if point.run else {}
-    settle: dict[str, None] = {}
-    for key, (theirs, _) in undeclared.items():
-        node = key.partition(".")[0]
-        chosen = trunk_choices.get(node)
-        settle[f"{node}={chosen}" if isinstance(chosen, str) else override(key, theirs)] = None
-    own = " ".join(override(key, values[1]) for key, values in list(undeclared.items())[:4])
-    raise UndeclaredDifference(
-        f"The branch differs from its trunk {point.run_id} in something that was not typed.",
-        where=", ".join(undeclared),
-        found="; ".join(
-            f"{key}: trunk {_short(theirs)}, here {_short(mine)}"
-            for key, (theirs, mine) in undeclared.items()
-        ),
-        expected="the trunk's settings, apart from what the command line or the branch's file says",
-        do=[
-            f"as the trunk: {' '.join(settle)}",
-            f"or on purpose: {own}" + (" …" if len(undeclared) > 4 else ""),
-            "or have all of it written down once: "
-            f"launcher pin {point.run_id}@{point.manifest.step} NAME, then +branch=NAME",
-        ],
-    )
-
-
-def _short(value: Any) -> str:
-    return "absent" if value is None else str(value)
 
 
 def starting_progress(config: Config, point: BranchPoint) -> Progress:
@@ -271,7 +239,8 @@ def _length(config: Config, declared: Declared, point: BranchPoint, start: Progr
     elif "training.steps" in declared.keys:
         steps = config.training.steps - start.step
     else:
-        steps = there["end_step"] - there["step"]
+        # A run that was cut short of its schedule leaves the rest of it to its branches.
+        steps = there["end_step"] - there["step"] or there["horizon_steps"] - there["schedule_step"]
     if steps <= 0:
         raise ConfigError(
             "There is nothing left to train: the branch would end where it starts.",
@@ -302,7 +271,7 @@ def _labels(changed: Mapping[str, tuple[Any, Any]], config: Config, declared: De
             label = (getattr(config, node) or {}).get("label") if rest else None
             parts[label or f"{node}-{declared.values.get(node)}"] = None
         else:
-            parts[f"{key.rpartition('.')[2]}-{_short(own)}"] = None
+            parts[f"{key.rpartition('.')[2]}-{shown(own)}"] = None
     return tuple(parts)
 
 

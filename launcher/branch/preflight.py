@@ -186,16 +186,35 @@ def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding
         (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
         for group in manifest.content.optimizer_groups
     ]
-    if groups == there:
-        return []
+    # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.
+    target = plan.config.optimizer.get("_target_")
+    trunks, _ = plan.differences.get("optimizer._target_", (target, target))
+    if groups == there and trunks == target:
+        return _missing_moments(plan)
     return [
         Finding(
             "error",
-            f"optimizer: {plan.config.optimizer.get('_target_')}",
-            f"the checkpoint's optimizer has {_groups(there)}",
-            _groups(groups),
+            f"optimizer._target_={target}",
+            f"the checkpoint's optimizer is {trunks}: {_groups(there)}",
+            f"{target}: {_groups(groups)}",
             "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
         )
+    ]
+
+
+def _missing_moments(plan: Plan) -> list[Finding]:
+    """Switches that make an optimizer look for state that it would have kept from its first step on."""
+    return [
+        Finding(
+            "error",
+            f"optimizer.{name}={str(own).lower()}",
+            "the checkpoint's optimizer has not kept what this needs",
+            f"optimizer.{name}={str(bool(trunks)).lower()}, as the trunk",
+            "drop it, or start a new optimizer: branch.reset=[optimizer,scheduler]",
+        )
+        for name in ("amsgrad", "centered")
+        for trunks, own in [plan.differences.get(f"optimizer.{name}", (None, None))]
+        if own and not trunks
     ]
 
 

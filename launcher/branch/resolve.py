@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.branch.command import command, said_again
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
@@ -33,8 +35,13 @@ class BranchPoint:
         return self.manifest.about.run
 
 
-def resolve(branch: BranchConfig, outputs: Path) -> BranchPoint:
+def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> BranchPoint:
     """The branch point that ``branch`` names, from the first place that has it.
+
+    Args:
+        branch: what was asked for.
+        outputs: directory of all runs.
+        typed: the command line's overrides, for the commands in messages.
 
     Raises:
         BranchPointUnavailable: no place has it, or the digest is not the one that was asked for.
@@ -46,10 +53,10 @@ def resolve(branch: BranchConfig, outputs: Path) -> BranchPoint:
             if place is not None:
                 checkpoint = _in_place(Path(place).expanduser(), branch.from_step)
             elif branch.from_run is not None or branch.from_step is not None:
-                checkpoint = _in_runs(branch, outputs)
+                checkpoint = _in_runs(branch, outputs, typed)
             else:
                 continue
-            return _point(checkpoint, branch, tuple(str(failure) for failure in failures))
+            return _point(checkpoint, branch, tuple(map(_told, failures)))
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
             failures.append(failure)
     if len(failures) == 1:
@@ -57,9 +64,13 @@ def resolve(branch: BranchConfig, outputs: Path) -> BranchPoint:
     raise BranchPointUnavailable(
         f"The branch point cannot be had from any of {len(failures)} places.",
         where="branch.from_checkpoint, branch.mirrors",
-        found="\n            ".join(failure.what for failure in failures),
+        found="\n            ".join(map(_told, failures)),
         do=failures[0].do or "check the paths",
     )
+
+
+def _told(failure: LauncherError) -> str:
+    return f"{failure.where}: {failure.what}"
 
 
 def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
@@ -127,16 +138,18 @@ def _in_place(place: Path, step: int | None) -> Path:
     )
 
 
-def _in_runs(branch: BranchConfig, outputs: Path) -> Path:
+def _in_runs(branch: BranchConfig, outputs: Path, typed: Sequence[str]) -> Path:
     if branch.from_run is not None:
         run = find_run(outputs, branch.from_run)
         try:
             return _in_place(run.directory.path, branch.from_step)
         except BranchPointUnavailable as error:
-            raise _none_at(branch, [run], outputs) from error
+            raise _none_at(branch, [run], outputs, typed) from error
     runs, _ = read_runs(outputs)
     assert branch.from_step is not None
     having = [run for run in runs if _has(run, branch.from_step)]
+    if len(having) > 1:
+        having = _without_siblings(having, branch.from_step)
     if len(having) == 1:
         return having[0].directory.checkpoints / checkpoint_file(branch.from_step)
     if having:
@@ -145,12 +158,23 @@ def _in_runs(branch: BranchConfig, outputs: Path) -> Path:
             where=str(outputs),
             found=", ".join(run.id for run in having),
             expected="one run; say which",
-            do=[
-                f"python train.py branch.from_run={run.id} branch.from_step={branch.from_step}"
-                for run in having
-            ],
+            do=[command(typed, f"branch.from_run={run.id}") for run in having],
         )
-    raise _none_at(branch, runs, outputs)
+    raise _none_at(branch, runs, outputs, typed)
+
+
+def _without_siblings(runs: list[Run], step: int) -> list[Run]:
+    """Without those that branched from another of them at this very step: it is their branch point.
+
+    A sibling that numbers its steps anew comes by the same number again.
+    """
+    ids = {run.id for run in runs}
+    parents = {run.id: run.record.parent for run in runs}
+    return [
+        run
+        for run in runs
+        if (parent := parents[run.id]) is None or parent.step != step or parent.run not in ids
+    ]
 
 
 def _has(run: Run, step: int) -> bool:
@@ -158,35 +182,42 @@ def _has(run: Run, step: int) -> bool:
     return path in checkpoints(run.directory.checkpoints)
 
 
-def _none_at(branch: BranchConfig, runs: list[Run], outputs: Path) -> BranchPointUnavailable:
+def _none_at(
+    branch: BranchConfig, runs: list[Run], outputs: Path, typed: Sequence[str]
+) -> BranchPointUnavailable:
     step = branch.from_step
-    steps = {run.id: checkpoints(run.directory.checkpoints) for run in runs}
-    lines = [f"{name}: {_steps(paths)}" for name, paths in steps.items()]
+    lines = [f"{run.id}: {_steps(checkpoints(run.directory.checkpoints))}" for run in runs]
     return BranchPointUnavailable(
         "No run has a checkpoint." if step is None else f"No run has a checkpoint at step {step}.",
         where=branch.from_run or str(outputs),
         found="\n            ".join(lines[:20]) or "no runs",
-        do=_command_that_makes(step, steps),
+        do=_commands_that_make(step, runs, typed),
     )
 
 
-def _command_that_makes(step: int | None, steps: dict[str, list[Path]]) -> str:
+def _commands_that_make(step: int | None, runs: list[Run], typed: Sequence[str]) -> list[str]:
     """A control branch up to ``step`` from the nearest checkpoint before it is the exact way there."""
+    place = [one for one in typed if one.startswith("paths.")]
+    if not runs or step is None:
+        return [f"train a trunk first: {command(place)}"]
     before = [
-        (found, name)
-        for name, paths in steps.items()
-        for path in paths
-        if step is not None and (found := checkpoint_step(path.name) or 0) < step
+        (there, run.id, run)
+        for run in runs
+        for path in checkpoints(run.directory.checkpoints)
+        if (there := checkpoint_step(path.name) or 0) < step
     ]
-    if not steps or step is None:
-        return "train a trunk first: python train.py"
     if not before:
-        return f"train a trunk with checkpoints there: python train.py seed=1 checkpoint.every={step}"
-    nearest, name = max(before)
-    return (
-        "take a step that there is, or make this one: python train.py "
-        f"branch.from_run={name} branch.from_step={nearest} branch.steps={step - nearest}"
-    )
+        # The trunk that is there is finished; one of another seed is another trunk.
+        return [
+            f"train a trunk with checkpoints there: {command(place, 'seed=1', f'checkpoint.every={step}')}",
+            f"then branch from it: {command(typed, 'seed=1')}",
+        ]
+    nearest, name, run = max(before, key=lambda one: one[:2])
+    point = [f"branch.from_run={name}", f"branch.from_step={nearest}", f"branch.steps={step - nearest}"]
+    return [
+        "take a step that there is, or make this one: "
+        + command([*said_again(run.record.overrides, run.record.declared), *place], *point)
+    ]
 
 
 def _steps(paths: list[Path]) -> str:

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import mmap
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from launcher.checkpoint.tree import check_tensor, mapped
 _ALIGNMENT = 64
 """Bytes; a multiple of every element size."""
 _MOST_THREADS = 8
+_PIECE = 8 << 20
 _TOUCH = 64 << 20
 
 _log = logging.getLogger(__name__)
@@ -224,29 +225,24 @@ def _copy_from_devices(spans: list[_Span], arena: _Arena) -> None:
 
 
 def _copy_from_memory(spans: list[_Span], arena: _Arena) -> None:
-    """Each thread copies an equal share of the bytes: one alone does not fill the memory's bandwidth."""
-    total = sum(span.stop - span.start for span in spans)
-    share = max(-(-total // min(_MOST_THREADS, files.cores())), 1 << 20)
-    shares: list[list[tuple[int, int, int]]] = [[]]
-    room = share
-    for span in spans:
-        source = span.source.untyped_storage().data_ptr() + span.start
-        target, left = arena.address + span.place, span.stop - span.start
-        while left:
-            if room == 0:
-                shares.append([])
-                room = share
-            count = min(left, room)
-            shares[-1].append((target, source, count))
-            target, source, left, room = target + count, source + count, left - count, room - count
-    beside = [threading.Thread(target=_move, args=(moves,)) for moves in shares[1:]]
+    """One thread does not fill the memory's bandwidth; several take the next piece whenever they are free."""
+    pieces = [
+        (arena.address + span.place + at, span.source.untyped_storage().data_ptr() + span.start + at, count)
+        for span in spans
+        for at in range(0, span.stop - span.start, _PIECE)
+        for count in [min(_PIECE, span.stop - span.start - at)]
+    ]
+    total = sum(count for _, _, count in pieces)
+    left = iter(pieces)
+    threads = min(_MOST_THREADS, files.cores(), -(-total // _PIECE))
+    beside = [threading.Thread(target=_move, args=(left,)) for _ in range(threads - 1)]
     for thread in beside:
         thread.start()
-    _move(shares[0])
+    _move(left)
     for thread in beside:
         thread.join()
 
 
-def _move(moves: list[tuple[int, int, int]]) -> None:
-    for target, source, count in moves:
+def _move(pieces: Iterator[tuple[int, int, int]]) -> None:
+    for target, source, count in pieces:
         ctypes.memmove(target, source, count)

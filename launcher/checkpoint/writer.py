@@ -25,7 +25,7 @@ from launcher.errors import CheckpointError, RunFailed
 
 _log = logging.getLogger(__name__)
 
-_NICE = 10
+_NICE = 5
 """Priority of the writing thread: training goes first where cores are scarce."""
 
 

@@ -81,6 +81,8 @@ class SimulatedData(DataConfig):
     """Standard deviation of the logarithm of a fragment's height."""
     mass_error: float = 0.02
     """Standard deviation of a peak's m/z, in Da."""
+    annotation_errors: float = 0.6
+    """Share of the training annotations that are wrong: the right residues in another order."""
 
 
 @dataclass
@@ -130,7 +132,7 @@ class LossConfig(NodeConfig):
     """Cross-entropy plus, times the curriculum's share, the spectrum loss."""
 
     weight: float = 1.0
-    """Weight of the spectrum loss against the cross-entropy, at the curriculum's full share; 0: no spectrum loss."""
+    """Weight of the spectrum loss, at the curriculum's full share, against the cross-entropy; 0: none of it."""
     water_on_y_ions: bool = True
     """Count the water of y-ions, as is right; ``false`` is the bug: y-ions 18.0106 Da too light."""
     peak_width: float = 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,21 +19,26 @@ from launcher.peptide.mgf import read_spectra
 from launcher.peptide.notation import read_peptide
 from launcher.peptide.records import Records, existing_file
 from launcher.peptide.residues import (
-    FIRST_RESIDUE,
     PEPTIDE_RESIDUES,
     START_TOKEN,
     TOKEN,
-    is_residue,
     unmodified,
 )
-from launcher.peptide.spectra import Spectra, prefix_masses, simulated, synthetic_peptides, token_matrix
+from launcher.peptide.spectra import (
+    Spectra,
+    misannotated,
+    prefix_masses,
+    simulated,
+    synthetic_peptides,
+    token_matrix,
+)
 
 logger = logging.getLogger("launcher.peptide")
 
 FORMAT = "peptide-data/1"
 """Changes when equal parameters would no longer mean equal batches."""
 
-NOT_IN_BATCHES = frozenset({"label", "facts", "path", "strict"})
+NOT_IN_BATCHES = frozenset({"label", "facts", "path", "strict", "validation_size"})
 """Keys of the node ``data`` that do not decide the content of batches, or not by themselves."""
 
 
@@ -44,11 +50,11 @@ class Dataset:
     ``previous`` are the tokens shifted by the start token, ``prefix_mass`` the mass before each place.
     """
 
-    def __init__(self, spectra: Spectra, validation_share: float, validation_size: int) -> None:
-        held_out = _held_out(spectra.tokens, validation_share)
-        tensors = _tensors(spectra)
+    def __init__(self, spectra: Spectra, config: DataConfig) -> None:
+        held_out = _held_out(spectra.tokens, config.validation_share)
+        tensors = _tensors(_as_annotated(spectra, held_out, config))
         self.training = {name: values[torch.from_numpy(~held_out)] for name, values in tensors.items()}
-        kept = torch.from_numpy(np.flatnonzero(held_out)[:validation_size])
+        kept = torch.from_numpy(np.flatnonzero(held_out)[: config.validation_size])
         self.validation = {name: values[kept] for name, values in tensors.items()}
 
     def batch(self, seed: int, step: int, size: int) -> dict[str, Tensor]:
@@ -103,7 +109,7 @@ def load(config: DataConfig) -> Dataset:
             spectra = simulated(tokens, config, generator)
         case _:
             raise TypeError(f"no data from a {type(config).__name__}")
-    return Dataset(spectra, config.validation_share, config.validation_size)
+    return Dataset(spectra, config)
 
 
 def fingerprint(config: DataConfig) -> str:
@@ -112,7 +118,9 @@ def fingerprint(config: DataConfig) -> str:
     Raises:
         DataError: the file is missing or cannot be read.
     """
-    described: dict[str, object] = {key: value for key, value in vars(config).items() if key not in NOT_IN_BATCHES}
+    described: dict[str, object] = {
+        key: value for key, value in vars(config).items() if key not in NOT_IN_BATCHES
+    }
     if isinstance(config, FastaData | MgfData):
         with existing_file(Path(config.path)) as path:
             described["file"] = file_digest(path)
@@ -139,6 +147,15 @@ def _held_out(tokens: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
     places = np.array([_place(unmodified(row)) for row in tokens])
     threshold = min(max(share, float(places.min())), float(np.nextafter(places.max(), 0.0)))
     return np.asarray(places <= threshold)
+
+
+def _as_annotated(spectra: Spectra, held_out: NDArray[np.bool_], config: DataConfig) -> Spectra:
+    """Training annotations with the errors that a simulation asks for; the held-out ones stay right."""
+    if not isinstance(config, SimulatedData) or config.annotation_errors == 0:
+        return spectra
+    generator = np.random.default_rng([config.simulation_seed, 2])
+    wrong = misannotated(spectra.tokens, config.annotation_errors, generator)
+    return replace(spectra, tokens=np.where(held_out[:, None], spectra.tokens, wrong))
 
 
 def _place(peptide: str) -> float:

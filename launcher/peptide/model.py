@@ -1,10 +1,10 @@
 """The sequencing model: a transformer that reads a spectrum's peaks and writes a peptide's residues.
 
-Encoder over peaks, decoder over residues with causal self-attention and cross-attention (Vaswani et al.,
-"Attention is all you need", 2017), m/z and masses as sinusoidal features, as in Casanovo (Yilmaz et al.,
-"De novo mass spectrometry peptide sequencing with a transformer model", ICML 2022). Where in the peptide
-the decoder stands is told by the masses on both sides of it, as in PointNovo (Qiao et al., Nature Machine
-Intelligence 2021), which also replaces positional encodings: nothing here limits a peptide's length.
+A decoder with joint attention to all peaks and to the residues so far (Vaswani et al., "Attention is all
+you need", 2017). Places are masses: a peak is at its m/z, a residue at the mass of those before it, and
+attention sees differences of masses, by rotation of queries, keys and values (Su et al., "RoFormer",
+2021; rotated values: Miyato et al., "GTA", ICLR 2024). A difference between two fragments is a residue's
+mass, which is what de novo sequencing looks for. Nothing here limits a peptide's length.
 """
 
 from __future__ import annotations
@@ -13,45 +13,72 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from launcher.peptide.config import ModelConfig
 from launcher.peptide.residues import VOCABULARY
 
 HIGHEST_CHARGE = 10
-"""Precursors with a higher charge are told apart no more."""
+"""Precursors of this charge and above are not told apart."""
 
 
-class MassFeatures(nn.Module):
-    """Masses or m/z in Da as sines and cosines of ``count`` wavelengths, shortest to longest, in Da."""
+class Masses(nn.Module):
+    """Masses in Da as phases: of every wavelength, how far into it a mass lies.
 
-    def __init__(self, count: int, shortest: float, longest: float) -> None:
+    Wavelengths are spaced evenly in their logarithm. They come in rows, one for each pair of heads, dealt
+    out so that every row has short and long ones.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        wavelengths = torch.logspace(math.log10(shortest), math.log10(longest), count)
+        rows = config.heads // 2
+        logarithms = torch.linspace(
+            math.log(config.shortest_wavelength), math.log(config.longest_wavelength), config.width // 4
+        )
         self.angular: Tensor
-        self.register_buffer("angular", 2 * math.pi / wavelengths)
+        self.register_buffer("angular", (2 * math.pi / logarithms.exp()).view(-1, rows).T.contiguous())
 
-    def forward(self, mass: Tensor) -> Tensor:
-        """(...) masses in Da to (..., 2 * count) features in [-1, 1]."""
-        phase = mass.unsqueeze(-1) * self.angular
-        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+    def forward(self, from_start: Tensor, from_end: Tensor) -> Tensor:
+        """Unit complex numbers (B, S, heads, pairs) for S masses (B, S) from each end of the peptide.
+
+        The first half of the heads counts from the N-terminus, the second from the C-terminus.
+        """
+        both = torch.stack([from_start, from_end], dim=2)
+        angle = (both[..., None, None] * self.angular).flatten(2, 3)
+        return torch.complex(angle.cos(), angle.sin())
 
 
-class SharedDropout(nn.Module):
-    """Dropout of the same channels at every place of an example (Gal and Ghahramani, 2016)."""
+def channels(phases: Tensor) -> Tensor:
+    """Complex (..., heads, pairs) as cosines and sines (..., 2 * heads * pairs)."""
+    return torch.view_as_real(phases).flatten(-3)
 
-    def __init__(self, p: float) -> None:
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Channels (..., 2 * pairs), pair by pair as complex numbers, times rotations (..., pairs)."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * rotation).flatten(-2).type_as(x)
+
+
+class ExampleDropout(nn.Module):
+    """Drops the same channels at every place of an example (Gal and Ghahramani, NeurIPS 2016).
+
+    Here one random number a channel replaces one a channel and place, a tenth of a step's time.
+    """
+
+    def __init__(self, probability: float) -> None:
         super().__init__()
-        self.p = p
+        self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        return (
-            x * nn.functional.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.p, self.training)
-            if self.training
-            else x
-        )
+        """(B, T, width) to the same shape."""
+        if not self.training or self.probability == 0:
+            return x
+        return x * F.dropout(x.new_ones(x.shape[0], 1, x.shape[2]), self.probability)
 
 
 class Layer(nn.Module):
+    """Residues look at all peaks and at the residues up to their own; layer norms come first."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
@@ -64,27 +91,33 @@ class Layer(nn.Module):
         self.feed_forward = nn.Sequential(
             nn.Linear(width, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width)
         )
-        self.dropout = SharedDropout(config.dropout)
+        self.dropout = ExampleDropout(config.dropout)
 
-    def forward(self, residues: Tensor, peaks: Tensor, blocked: Tensor, rq, rk) -> Tensor:
+    def forward(self, residues: Tensor, peaks: Tensor, rotation: Tensor, blocked: Tensor) -> Tensor:
+        """Residues (B, T, width) after one layer.
+
+        Args:
+            residues: (B, T, width).
+            peaks: (B, P, width).
+            rotation: (B, P + T, heads, pairs), of the peaks and then of the residues.
+            blocked: (B, 1, T, P + T), -inf where a residue may not look and 0 elsewhere.
+        """
         normed = self.attention_norm(residues)
-        residues = residues + self.dropout(
-            self._attend(normed, torch.cat([peaks, normed], dim=1), blocked, rq, rk)
-        )
+        attended = self._attend(normed, torch.cat([peaks, normed], dim=1), rotation, blocked)
+        residues = residues + self.dropout(attended)
         result: Tensor = residues + self.dropout(self.feed_forward(self.feed_forward_norm(residues)))
         return result
 
-    def _attend(self, queries: Tensor, keys: Tensor, blocked: Tensor, rq, rk) -> Tensor:
-        q = self._rot(self.query(queries).unflatten(-1, (self.heads, -1)), rq).transpose(1, 2)
-        kv = self._rot(self.key_value(keys).unflatten(-1, (2, self.heads, -1)), rk.unsqueeze(2))
-        k, v = kv.transpose(1, 3).unbind(2)
-        scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + blocked
-        weights = scores.softmax(dim=-1)
-        out = self._rot((weights @ v).transpose(1, 2), rq.conj())
-        return self.attended(out.flatten(2))
-
-    def _rot(self, x, r):
-        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * r).flatten(-2)
+    def _attend(self, residues: Tensor, seen: Tensor, rotation: Tensor, blocked: Tensor) -> Tensor:
+        """Written out, and not scaled_dot_product_attention, whose CUDA backward is not deterministic."""
+        own = rotation[:, -residues.shape[1] :]
+        q = rotated(self.query(residues).unflatten(-1, (self.heads, -1)), own).transpose(1, 2)
+        pairs = self.key_value(seen).unflatten(-1, (2, self.heads, -1))
+        k, v = rotated(pairs, rotation.unsqueeze(2)).transpose(1, 3).unbind(2)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5 + blocked
+        found = (scores.softmax(dim=-1).type_as(v) @ v).transpose(1, 2)
+        output: Tensor = self.attended(rotated(found, own.conj()).flatten(2))
+        return output
 
 
 class SequencingTransformer(nn.Module):
@@ -92,61 +125,55 @@ class SequencingTransformer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, features = config.width, 4 * config.mass_features
-        self.mass_features = MassFeatures(
-            config.mass_features, config.shortest_wavelength, config.longest_wavelength
-        )
-        self.config = config
-        half = config.heads // 2
-        w = torch.logspace(
-            math.log10(config.rot_short), math.log10(config.rot_long), half * (width // config.heads // 2)
-        )
-        self.register_buffer(
-            "rot",
-            (2 * math.pi / w).view(half, -1)
-            if not config.rot_inter
-            else (2 * math.pi / w).view(-1, half).T.contiguous(),
-        )
+        width = config.width
+        self.masses = Masses(config)
         self.peak = nn.Sequential(
-            nn.Linear(features + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width)
+            nn.Linear(width + 1, config.feed_forward), nn.GELU(), nn.Linear(config.feed_forward, width)
         )
-        self.place = nn.Linear(features, width)
-        self.charge = nn.Embedding(HIGHEST_CHARGE + 1, width)
+        self.place = nn.Linear(width, width)
         self.residue = nn.Embedding(len(VOCABULARY), width)
-        self.peaks_norm = nn.LayerNorm(width)
-        self.decoder = nn.ModuleList(Layer(config) for _ in range(config.decoder_layers))
-        self.residues_norm = nn.LayerNorm(width)
-        self.next_residue = nn.Linear(width, len(VOCABULARY))
+        self.charge = nn.Embedding(HIGHEST_CHARGE + 1, width)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.output_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, len(VOCABULARY))
 
-    def forward(self, mz, intensity, precursor_mass, charge, previous, prefix_mass) -> Tensor:
-        length = previous.shape[1]
-        peaks = self.peaks_norm(
-            self.peak(torch.cat([self._both_ends(mz, precursor_mass), intensity.unsqueeze(-1)], dim=-1))
-        )
-        residues = self.residue(previous) + self.place(self._both_ends(prefix_mass, precursor_mass))
-        residues = residues + self.charge(charge).unsqueeze(1)
-        no_peak = (intensity <= 0).unsqueeze(1).expand(-1, length, -1)
-        future = (
-            torch.ones(length, length, dtype=torch.bool, device=previous.device)
-            .triu(1)
-            .expand(len(mz), -1, -1)
-        )
-        blocked = (
-            torch.zeros(1, device=mz.device)
-            .masked_fill(torch.cat([no_peak, future], -1), -math.inf)
-            .unsqueeze(1)
-        )
-        # keys: coordinates
-        n = torch.cat([mz, prefix_mass], 1)
-        c = torch.cat([mz, precursor_mass.unsqueeze(1) - prefix_mass], 1)
-        ang = torch.cat([n[..., None, None] * self.rot, c[..., None, None] * self.rot], 2)  # B,S,heads,D/2
-        rk = torch.polar(torch.ones(1, device=mz.device).expand_as(ang), ang)
-        rq = rk[:, mz.shape[1] :]
-        for layer in self.decoder:
-            residues = layer(residues, peaks, blocked, rq, rk)
-        return self.next_residue(self.residues_norm(residues))
+    def forward(
+        self,
+        mz: Tensor,
+        intensity: Tensor,
+        precursor_mass: Tensor,
+        charge: Tensor,
+        previous: Tensor,
+        prefix_mass: Tensor,
+    ) -> Tensor:
+        """Logits (B, T, vocabulary) of the token at each place.
 
-    def _both_ends(self, mass: Tensor, precursor_mass: Tensor) -> Tensor:
-        """Features of a mass counted from the N-terminus and from the C-terminus."""
-        from_end = precursor_mass.unsqueeze(1) - mass
-        return torch.cat([self.mass_features(mass), self.mass_features(from_end)], dim=-1)
+        Args:
+            mz: (B, P) m/z of the peaks, in Da per charge; 0 at padding.
+            intensity: (B, P) relative intensity, 0 to 1; 0 at padding.
+            precursor_mass: (B,) neutral monoisotopic mass of the peptide, in Da.
+            charge: (B,) charge of the precursor.
+            previous: (B, T) tokens before each place, the first being the start token.
+            prefix_mass: (B, T) mass of the residues before each place, in Da.
+        """
+        suffix_mass = precursor_mass.unsqueeze(1) - prefix_mass
+        places = self.masses(prefix_mass, suffix_mass)
+        rotation = torch.cat([self.masses(mz, mz), places], dim=1)
+        complement = precursor_mass.unsqueeze(1) - mz
+        seen = torch.cat([channels(self.masses(mz, complement)), intensity.unsqueeze(-1)], dim=-1)
+        peaks = self.peak(seen)
+        residues = self.residue(previous) + self.place(channels(places))
+        residues = residues + self.charge(charge.clamp(0, HIGHEST_CHARGE)).unsqueeze(1)
+        blocked = _blocked(intensity, previous.shape[1])
+        for layer in self.layers:
+            residues = layer(residues, peaks, rotation, blocked)
+        logits: Tensor = self.output(self.output_norm(residues))
+        return logits
+
+
+def _blocked(intensity: Tensor, places: int) -> Tensor:
+    """(B, 1, T, P + T): -inf at padded peaks and at later residues, 0 elsewhere."""
+    no_peak = (intensity <= 0).unsqueeze(1).expand(-1, places, -1)
+    later = torch.ones(places, places, dtype=torch.bool, device=intensity.device).triu(1)
+    blocked = torch.cat([no_peak, later.expand(len(intensity), -1, -1)], dim=2)
+    return torch.zeros_like(blocked, dtype=intensity.dtype).masked_fill(blocked, -math.inf).unsqueeze(1)

@@ -27,6 +27,9 @@ from launcher.peptide.residues import (
 LONGEST_ANNOTATION = 2_000
 """Characters; a longer annotation is not read at all."""
 
+CLOSE = 2e-3
+"""Da by which a written mass may be off, however many digits it has: some tools' tables are."""
+
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 _MODIFICATION = r"(?:\[[^\[\]]*\]|\((?:[^()]|\([^()]*\))*\)|[+-](?:\d+\.?\d*|\.\d+))"
 _TERMINAL = re.compile(rf"((?:{_MODIFICATION})+)-?")
@@ -180,4 +183,4 @@ def _same_mass(value: str, mass: float) -> bool:
     if re.fullmatch(_NUMBER, value) is None:
         return False
     decimals = len(value.partition(".")[2])
-    return math.isclose(float(value), mass, rel_tol=0.0, abs_tol=max(0.5 * 10.0**-decimals, 0.0005) + 1e-4)
+    return math.isclose(float(value), mass, rel_tol=0.0, abs_tol=max(0.5 * 10.0**-decimals + 1e-4, CLOSE))

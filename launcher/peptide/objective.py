@@ -9,27 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from launcher.peptide.residues import FIRST_RESIDUE, FIRST_TERMINAL, PADDING_TOKEN
+from launcher.peptide.residues import PADDING_TOKEN, is_residue
 from launcher.peptide.spectrum_loss import SpectrumLoss
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Scalars over the examples that count; 0 if none does. Each is a sum and what it is divided by."""
+    """Scalars over the examples that count; 0 if none does."""
 
     cross_entropy: Tensor
     """Mean over tokens, the end token included, in nats."""
     spectrum_loss: Tensor
-    """Mean over bonds, in nats."""
+    """Mean over bonds, 0 to 1."""
     token_accuracy: Tensor
     """Share of residues predicted right, the end token not included."""
     peptide_accuracy: Tensor
     """Share of peptides with every token right, the end token included."""
-
-
-def residue_mask(tokens: Tensor) -> Tensor:
-    """Where tokens (B, T) are residues: no special token, no modification of the terminus."""
-    return (tokens >= FIRST_RESIDUE) & (tokens < FIRST_TERMINAL)
 
 
 def judged(
@@ -44,13 +39,13 @@ def judged(
         logits = logits.float()
         tokens = batch["tokens"]
         token = (tokens != PADDING_TOKEN) & counted.unsqueeze(1)
-        residue = residue_mask(tokens) & counted.unsqueeze(1)
+        residue = is_residue(tokens) & counted.unsqueeze(1)
         entropy = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
         right = logits.detach().argmax(dim=-1) == tokens
         with torch.set_grad_enabled(train and torch.is_grad_enabled()):
             spectrum, bond = spectrum_loss(logits, batch)
         return Terms(
-            cross_entropy=masked_mean(entropy.unflatten(0, tokens.shape), token),
+            cross_entropy=masked_mean(entropy.view(tokens.shape), token),
             spectrum_loss=masked_mean(spectrum, bond & counted.unsqueeze(1)),
             token_accuracy=masked_mean(right.float(), residue),
             peptide_accuracy=masked_mean((right | ~token).all(dim=1).float(), counted),

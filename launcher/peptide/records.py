@@ -39,7 +39,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     with existing_file(path), path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        plain = gzip.open(raw) if zipped else raw
+        plain = gzip.GzipFile(fileobj=raw) if zipped else raw
         with io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline=None) as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, line.rstrip("\n")

@@ -7,10 +7,12 @@ Leucine and isoleucine have the same composition, so no mass spectrum tells them
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pyteomics import mass
+from torch import Tensor
 
 RESIDUE_MODIFICATIONS: Mapping[str, tuple[str, str]] = {
     "C[Carbamidomethyl]": ("C", "C2H3NO"),
@@ -30,7 +32,7 @@ TERMINAL_MODIFICATIONS: Mapping[str, str] = {
 }
 """Modifications of the N-terminus, each a token of its own before the first residue."""
 
-PEPTIDE_RESIDUES = tuple("GASPVTLNDQEMHFYW") + ("C[Carbamidomethyl]",)
+PEPTIDE_RESIDUES = (*"GASPVTLNDQEMHFYW", "C[Carbamidomethyl]")
 """What a synthetic peptide consists of before its last residue: trypsin would have cut after K and R."""
 
 PADDING, START, END = "<pad>", "<start>", "<end>"
@@ -78,8 +80,12 @@ def ion_offset(series: str) -> float:
     return WATER + float(mass.calculate_mass(composition=mass.std_ion_comp[series])) + PROTON
 
 
-def is_residue(tokens: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which tokens are residues: not special, not a modification of the terminus."""
+@overload
+def is_residue(tokens: Tensor) -> Tensor: ...
+@overload
+def is_residue(tokens: NDArray[np.int64]) -> NDArray[np.bool_]: ...
+def is_residue(tokens: Tensor | NDArray[np.int64]) -> Tensor | NDArray[np.bool_]:
+    """Where tokens are residues: not special, not a modification of the terminus. Boolean, same shape."""
     return (tokens >= FIRST_RESIDUE) & (tokens < FIRST_TERMINAL)
 
 

@@ -81,6 +81,25 @@ def simulated(tokens: Tokens, config: SimulatedData, rng: np.random.Generator) -
     return Spectra(mz, intensity, mass, charge, tokens)
 
 
+def misannotated(tokens: Tokens, share: float, rng: np.random.Generator) -> Tokens:
+    """Peptides of which a ``share`` has its residues, except the last, in a random order.
+
+    That is what a wrong match of a database search looks like: the precursor's mass fits, and the peptide
+    ends as trypsin makes it end. The terminal modification, if any, stays where it is.
+    """
+    order = rng.random(tokens.shape)
+    place = np.arange(tokens.shape[1])
+    residue = is_residue(tokens)
+    last = tokens.shape[1] - 1 - np.argmax(residue[:, ::-1], axis=1)
+    movable = residue & (place < last[:, None])
+    chosen = rng.random(len(tokens)) < share
+    # Everything that stays is sorted by its own place, and what moves by chance between those.
+    first = np.argmax(residue, axis=1)[:, None]
+    keys = np.where(movable & chosen[:, None], first + order, place.astype(np.float64))
+    keys = np.where(movable & ~chosen[:, None], first + (place - first) / tokens.shape[1], keys)
+    return np.asarray(np.take_along_axis(tokens, np.argsort(keys, axis=1, kind="stable"), axis=1))
+
+
 def highest_peaks(mz: Floats, intensity: Floats, count: int) -> tuple[Floats, Floats]:
     """The ``count`` highest peaks of each row by m/z, as ``Spectra`` keeps them: (N, count) each."""
     missing = max(0, count - mz.shape[1])

@@ -1,47 +1,89 @@
-"""proto"""
+"""The spectrum loss: how much of the intensity that a peptide's fragments could explain is missed.
+
+A model that predicts a residue predicts where the spectrum has a peak: at the b-ion that ends with the
+residue and at the y-ion that begins after it. For the residue ``a`` in place ``t``, after residues that
+weigh ``M(t)``, of a peptide that weighs ``P``:
+
+    b(t, a) = M(t) + m(a) + proton
+    y(t, a) = P - water - M(t) - m(a) + water + proton
+
+and the observed spectrum, peaks j of relative intensity I(j) at x(j), supports it by
+
+    E(t, a) = min(1, sum_j I(j) [K(b(t, a) - x(j)) + K(y(t, a) - x(j))]),   K(d) = exp(-d^2 / 2 s^2)
+
+for residues, and 0 for what is none: the end token weighs nothing, and would be supported by the b-ion of
+the residue before it. The loss of a bond is 1 less the support expected under the predicted probabilities,
+
+    loss(t) = 1 - sum_a p(t, a) E(t, a)
+
+from 0 (all of the probability is on residues whose fragments the spectrum shows) to 1. It needs no
+annotation but M(t), the residues so far, which training gives to the model anyway (teacher forcing), so
+it goes on telling right from wrong where an annotation is wrong.
+
+Matched fragment intensity is the oldest score of a peptide against a spectrum (SEQUEST's preliminary
+score: Eng, McCormack and Yates, 1994); support of each candidate residue by b- and y-ions, given the mass
+so far, is DeepNovo's and PointNovo's (Tran et al., PNAS 2017; Qiao et al., 2021). Its expectation under the
+model makes it differentiable: the gradient with respect to the logits is p(a) (sum_c p(c) E(c) - E(a)).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
-from launcher.peptide.residues import *
+from launcher.peptide.residues import TOKEN_MASSES, WATER, ion_offset, is_residue
 
-
-def soft_fragments(probs, masses, water):
-    m = (probs * masses).sum(-1)  # B,T
-    T = m.shape[1]
-    before = torch.ones(T, T, device=m.device).triu()
-    prefix = (m.unsqueeze(-1) * before).sum(1)  # sum_{j<=i}
-    b = prefix[:, :-1] + ion_offset("b")
-    y = prefix[:, -1:] - prefix[:, :-1] + ion_offset("y") - (0 if water else WATER)
-    return b, y
+SMALLEST_EXPONENT = -30.0
+"""exp() of less is a denormal number or 0: no support, and many times as slow on a CPU."""
 
 
-def overlap(a, wa, b, wb, sigma):
-    d = (a.unsqueeze(-1) - b.unsqueeze(-2)) / sigma
-    return (torch.exp((-0.25 * d * d).clamp_min(-30)) * wa.unsqueeze(-1) * wb.unsqueeze(-2)).sum((-1, -2))
+@dataclass(frozen=True)
+class SpectrumLoss:
+    """The loss with its two settings."""
 
+    water_on_y_ions: bool
+    """False: the bug, y-ions that lack the mass of water."""
+    peak_width: float
+    """Standard deviation s of the kernel, in Da."""
 
-def cosine_loss(frag, wf, mz, inten, sigma):
-    to = overlap(frag, wf, mz, inten, sigma)
-    tt = overlap(frag, wf, frag, wf, sigma)
-    oo = overlap(mz, inten, mz, inten, sigma)
-    return 1 - to / (tt * oo).clamp_min(1e-12).sqrt()
+    def fragments(self, prefix_mass: Tensor, precursor_mass: Tensor) -> tuple[Tensor, Tensor]:
+        """m/z of the b- and the y-ion that each token in each place predicts, both (B, T, vocabulary).
 
+        Args:
+            prefix_mass: (B, T) mass of the residues before each place, in Da.
+            precursor_mass: (B,) neutral monoisotopic mass of the peptide, in Da.
+        """
+        masses = torch.as_tensor(TOKEN_MASSES, dtype=prefix_mass.dtype, device=prefix_mass.device)
+        through = prefix_mass.unsqueeze(-1) + masses
+        behind = precursor_mass[:, None, None] - WATER - through
+        y_offset = ion_offset("y") - (0.0 if self.water_on_y_ions else WATER)
+        return through + ion_offset("b"), behind + y_offset
 
-def nll_loss(frag, wf, mz, inten, sigma, eps=1e-3):
-    d = (frag.unsqueeze(-1) - mz.unsqueeze(-2)) / sigma
-    like = (torch.exp((-0.5 * d * d).clamp_min(-30)) * (inten > 0).unsqueeze(-2)).sum(-1)
-    per = -torch.log((eps + like) / (1 + eps))
-    return (per * wf).sum(-1) / wf.sum(-1).clamp_min(1)
+    def support(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """E (B, T, vocabulary): how much the observed peaks support each token in each place, 0 to 1."""
+        ions = self.fragments(batch["prefix_mass"], batch["precursor_mass"])
+        mz, intensity = (batch[name][:, None, None, :] for name in ("mz", "intensity"))
+        total = torch.zeros_like(ions[0])
+        for ion in ions:
+            deviation = (ion.unsqueeze(-1) - mz) / self.peak_width
+            kernel = (-0.5 * deviation.square()).clamp_min(SMALLEST_EXPONENT).exp()
+            total = total + (kernel * intensity).sum(dim=-1)
+        residue = is_residue(torch.arange(len(TOKEN_MASSES), device=total.device))
+        supported: Tensor = total.clamp_max(1.0) * residue
+        return supported
 
+    def __call__(self, logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The loss of each bond, (B, T - 1), and where there is one (only between two residues).
 
-def evidence(prefix, precursor, masses, mz, inten, sigma, water, power=1.0):
-    """(B,T,V)"""
-    def near(frag):
-        d = (frag.unsqueeze(-1) - mz[:, None, None, :]) / sigma
-        return (torch.exp((-0.5 * d * d).clamp_min(-30)) * inten[:, None, None, :]).sum(-1)
-    m = prefix.unsqueeze(-1) + masses
-    b = m + ion_offset("b")
-    y = precursor[:, None, None] - WATER - m + ion_offset("y") - (0 if water else WATER)
-    return near(b), near(y)
+        Args:
+            logits: (B, T, vocabulary), float32 or float64.
+            batch: ``mz``, ``intensity`` (B, P), ``prefix_mass``, ``tokens`` (B, T), ``precursor_mass`` (B,).
+        """
+        with torch.no_grad():
+            support = self.support(batch)[:, :-1]
+        residue = is_residue(batch["tokens"])
+        expected = (logits[:, :-1].softmax(dim=-1) * support).sum(dim=-1)
+        return 1.0 - expected, residue[:, :-1] & residue[:, 1:]

@@ -12,16 +12,17 @@ from launcher.config import Config
 from launcher.peptide import dataset
 from launcher.peptide.curriculum import Curriculum
 from launcher.peptide.model import SequencingTransformer
-from launcher.peptide.objective import Objective, weighted_mean
-from launcher.peptide.residues import FIRST_RESIDUE, FIRST_TERMINAL
+from launcher.peptide.objective import judged
+from launcher.peptide.residues import is_residue
+from launcher.peptide.spectrum_loss import SpectrumLoss
 from launcher.peptide.validation import curriculum_config, data_config, loss_config, model_config
 from launcher.training.task import Batch, Stateful
 
-NOT_SETTINGS = frozenset({"label", "facts", "path", "strict"})
-"""Keys of a node that do not decide by themselves what a step computes; a file counts by its content."""
+VALIDATION_PEAK_WIDTH = 0.2
+"""Standard deviation of the kernel in ``val/spectrum_loss``, in Da: the yardstick of all siblings."""
 
-VALIDATION_BATCH = 256
-"""Held-out spectra in one forward pass: bounds the memory, does not change the result's meaning."""
+NOT_SETTINGS = frozenset({"label", "facts", "path", "strict"})
+"""Keys of a node that do not decide by themselves what a step computes: a file counts by its content."""
 
 
 class PeptideTask:
@@ -35,51 +36,49 @@ class PeptideTask:
     """
 
     def __init__(self, config: Config) -> None:
-        self.model = model_config(config.model)
-        self.data = data_config(config.data)
-        self.loss_settings = loss_config(config.loss)
-        self.seed = config.seed
-        self.curriculum = Curriculum(curriculum_config(config.curriculum), self.data.max_length)
-        self.objective = Objective(self.loss_settings)
-        self._right_objective = Objective(self.loss_settings, always_right=True)
-        self._on_device: dict[torch.device, dict[str, Tensor]] = {}
+        self._seed = config.seed
+        self._model = model_config(config.model)
+        self._data = data_config(config.data)
+        self._loss = loss_config(config.loss)
+        self._curriculum = Curriculum(curriculum_config(config.curriculum), self._data.max_length)
+        width = self._loss.peak_width
+        self._spectrum_loss = SpectrumLoss(self._loss.water_on_y_ions, width)
+        self._right_spectrum_loss = SpectrumLoss(True, VALIDATION_PEAK_WIDTH)
+        self._loss_settings = _settings("loss", self._loss)
 
     @cached_property
-    def dataset(self) -> dataset.Dataset:
-        """The data, read or computed at the first use.
+    def _dataset(self) -> dataset.Dataset:
+        return dataset.load(self._data)
 
-        Raises:
-            DataError: the file cannot be read or has too few usable records.
-        """
-        return dataset.load(self.data)
+    @cached_property
+    def _lasting_settings(self) -> dict[str, object]:
+        settings = {"seed": self._seed, **_settings("model", self._model), **_settings("data", self._data)}
+        return {**settings, "data.fingerprint": self.fingerprint()}
 
     def build_model(self) -> nn.Module:
         """A new model, initialised from torch's global RNG."""
-        return SequencingTransformer(self.model)
+        return SequencingTransformer(self._model)
 
     def batch(self, step: int) -> Batch:
-        """The training spectra of data step ``step``; the names and shapes are :class:`Dataset`'s.
+        """The training spectra of data step ``step``; names and shapes are those of :class:`dataset.Dataset`.
 
-        Peptides of every length: which of them count is the curriculum's, and so :meth:`loss`'s, concern.
-        That keeps the data the same for siblings with different curricula.
+        Peptides of every length: which of them count is decided in :meth:`loss`, by the task step, so that
+        siblings with different curricula see the same data.
 
         Raises:
             DataError: at the first call, if the data cannot be had.
         """
-        return self.dataset.batch(self.seed, step, self.data.batch_size)
+        return self._dataset.batch(self._seed, step, self._data.batch_size)
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, plus the spectrum loss at the curriculum's weight, over short enough peptides.
 
-        If no peptide of the batch is short enough, the loss is 0 and has gradient 0.
+        ``spectrum_loss`` is the configured one, measured also while its weight is 0. If no peptide of the
+        batch is short enough, all terms are 0 and so is the gradient.
         """
-        tokens = batch["tokens"]
-        lengths = ((tokens >= FIRST_RESIDUE) & (tokens < FIRST_TERMINAL)).sum(dim=1)
-        counted = lengths <= self.curriculum.length_limit(step)
-        weight = self.spectrum_weight(step)
-        with torch.set_grad_enabled(torch.is_grad_enabled()):
-            logits = _logits(model, batch)
-        terms = self.objective(logits, batch, counted, train_on_spectrum=weight > 0)
+        counted = is_residue(batch["tokens"]).sum(dim=1) <= self._curriculum.length_limit(step)
+        weight = self._spectrum_weight(step)
+        terms = judged(_logits(model, batch), batch, counted, self._spectrum_loss, train=weight > 0)
         total = terms.cross_entropy + weight * terms.spectrum_loss if weight > 0 else terms.cross_entropy
         return total, {
             "total_loss": total.detach(),
@@ -91,29 +90,67 @@ class PeptideTask:
     def evaluate(self, model: nn.Module, step: int, device: torch.device) -> dict[str, float]:
         """Metrics on held-out spectra that mean the same for all siblings, whatever they train with.
 
-        All lengths count. ``spectrum_loss`` is the right one, with water on y-ions; ``total_loss`` is
-        ``cross_entropy + spectrum_loss``, both at weight 1. ``peptide_accuracy`` is the share of peptides
-        with every token right. Each token is predicted from the true ones before it; since the first
-        wrong token already makes a peptide wrong, this is also the accuracy of greedy decoding.
+        Peptides of all lengths count. ``spectrum_loss`` has its water and a fixed peak width, and
+        ``total_loss`` is ``cross_entropy + spectrum_loss``, both at weight 1. ``peptide_accuracy`` is the
+        share of peptides with every token right. A token is predicted from the true ones before it; as one
+        wrong token already makes a peptide wrong, greedy decoding would find the same share.
+
+        Raises:
+            DataError: at the first use of the data, if it cannot be had.
         """
         del step
-        held_out = self._validation(device)
-        size = len(held_out["tokens"])
-        sums: dict[str, Tensor] = {}
-        for start in range(0, size, VALIDATION_BATCH):
-            part = {name: values[start : start + VALIDATION_BATCH] for name, values in held_out.items()}
-            terms = self._right_objective(
-                _logits(model, part), part, part["charge"] > 0, train_on_spectrum=False
-            )
-            ...
-        return {}
+        held_out = {name: values.to(device) for name, values in self._dataset.validation.items()}
+        every = torch.ones(len(held_out["tokens"]), dtype=torch.bool, device=device)
+        terms = judged(_logits(model, held_out), held_out, every, self._right_spectrum_loss, train=False)
+        cross_entropy, spectrum_loss = float(terms.cross_entropy), float(terms.spectrum_loss)
+        return {
+            "total_loss": cross_entropy + spectrum_loss,
+            "cross_entropy": cross_entropy,
+            "spectrum_loss": spectrum_loss,
+            "token_accuracy": float(terms.token_accuracy),
+            "peptide_accuracy": float(terms.peptide_accuracy),
+        }
 
     def settings(self, step: int) -> Mapping[str, object]:
-        """What decides the computation of ``step``; the spectrum loss is left out while it is off."""
-        share = self.curriculum.spectrum_share(step)
-        active = {"curriculum.spectrum_share": share, **self._loss_keys} if self.spectrum_weight(step) > 0 else {}
-        return {**self._fixed_keys, "curriculum.length_limit": self.curriculum.length_limit(step), **active}
+        """What decides the computation of ``step``; all of the spectrum loss is left out while it is off.
 
-    def spectrum_weight(self, step: int) -> float:
-        """Weight of the spectrum loss in the total loss of task step ``step``."""
-        return self.loss_settings.weight * self.curriculum.spectrum_share(step)
+        Raises:
+            DataError: a data file is missing or cannot be read (its content is one of the settings).
+        """
+        settings = dict(self._lasting_settings)
+        settings["curriculum.length_limit"] = self._curriculum.length_limit(step)
+        if self._spectrum_weight(step) > 0:
+            settings["curriculum.spectrum_share"] = self._curriculum.spectrum_share(step)
+            settings.update(self._loss_settings)
+        return settings
+
+    def fingerprint(self) -> str:
+        """Identifies the data, without loading it: 64 hex digits.
+
+        Raises:
+            DataError: a data file is missing or cannot be read.
+        """
+        return dataset.fingerprint(self._data)
+
+    def stateful(self) -> Mapping[str, Stateful]:
+        """Nothing: batches and curricula are functions of the step."""
+        return {}
+
+    def _spectrum_weight(self, step: int) -> float:
+        return self._loss.weight * self._curriculum.spectrum_share(step)
+
+
+def _settings(node: str, config: object) -> dict[str, object]:
+    return {f"{node}.{key}": value for key, value in vars(config).items() if key not in NOT_SETTINGS}
+
+
+def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    logits: Tensor = model(
+        batch["mz"],
+        batch["intensity"],
+        batch["precursor_mass"],
+        batch["charge"],
+        batch["previous"],
+        batch["prefix_mass"],
+    )
+    return logits

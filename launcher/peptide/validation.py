@@ -35,6 +35,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "data.b_intensity": (0, 100),
     "data.intensity_spread": (0, 10),
     "data.mass_error": (0, 10),
+    "data.annotation_errors": (0, 1),
     "data.peptides": (2, 10_000_000),
     "data.missed_cleavages": (0, 10),
     "data.precursor_tolerance": (0, 1e6),
@@ -76,7 +77,7 @@ def data_config(plain: object) -> DataConfig:
         )
     assert isinstance(plain, Mapping)
     if "path" in SOURCES[source].__dataclass_fields__ and plain.get("path") in (None, "", "???"):
-        raise ConfigError("data.path is not set.", found=f"data={source}", expected=f"data.path=FILE.{source}")
+        raise ConfigError("data.path is not set.", found=f"data={source}", expected="data.path=FILE")
     config = node("data", plain, SOURCES[source])
     _check_order("data.min_length", config.min_length, "data.max_length", config.max_length)
     return config

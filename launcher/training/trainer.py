@@ -127,7 +127,7 @@ class Trainer:
         parts = {
             "optimizer_state_dict": self.live.optimizer.load_state_dict,
             "scheduler_state_dict": self.live.scheduler.load_state_dict,
-            "scaler_state_dict": self.live.scaler.load_state_dict,
+            "scaler_state_dict": self._load_scaler,
             "progress": self.live.progress.load_state_dict,
             "task": self._load_task,
             "rng_state": restore_rng,
@@ -143,6 +143,11 @@ class Trainer:
                     where=name,
                     found=str(error) or type(error).__name__,
                 ) from error
+
+    def _load_scaler(self, state: dict[str, Any]) -> None:
+        # A trunk without fp16 has no state for a scaler; one that starts here starts as new.
+        if state:
+            self.live.scaler.load_state_dict(state)
 
     def _load_task(self, state: dict[str, Any]) -> None:
         registered = self.task.stateful()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from launcher import files
+from launcher.checkpoint import buffers
 from launcher.checkpoint.buffers import Buffers
 from launcher.checkpoint.content import describe
 
@@ -91,8 +92,9 @@ def test_memory_is_kept_between_copies_and_grows_with_the_state() -> None:
     kept.release()
 
 
-def test_shares_of_many_threads_cover_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shares are cut within storages, so the cuts must meet."""
+def test_many_threads_copy_every_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces are cut within storages, so the cuts must meet."""
+    monkeypatch.setattr(buffers, "_PIECE", 10_007)
     monkeypatch.setattr(files, "cores", lambda: 5)
     torch.manual_seed(0)
     state = {

@@ -1,0 +1,32 @@
+"""Tiny tasks whose models hold what models of other people hold."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from launcher.config import Config
+from tests.tiny_task import TinyTask
+
+
+class Scaled(nn.Module):
+    """Nothing that its repr shows tells its scale or its probability."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(inputs) * self.scale, 0.1, self.training)
+
+
+class UnseededTask(TinyTask):
+    """Its data does not depend on the seed; only initialisation and dropout do."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.seed = 0
+        self.scale = float(config.model.get("scale", 1.0))
+
+    def build_model(self) -> nn.Module:
+        return Scaled(self.scale)
