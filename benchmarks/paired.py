@@ -32,7 +32,7 @@ def ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def child(module: str, *arguments: str) -> Any:
-    """The JSON that ``python -m module arguments`` prints last: a fresh process, so that memory is its own."""
+    """The JSON that ``python -m module arguments`` prints last; a fresh process has its own memory."""
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parents[1],

@@ -50,10 +50,10 @@ def measure(megabytes: int, rounds: int, directory: str) -> dict[str, Any]:
         "training": {
             "step_s": median(training["step"]),
             "steps_slower_while_writing": median(training["slower"]),
-            "longest_step_s": median(training["longest_step"]),
-            "lost_ours_s": median(training["lost"]["ours"]),
-            "lost_plain_s": median(training["lost"]["plain"]),
-            "lost_ratio": ratio(training["lost"]["ours"], training["lost"]["plain"]),
+            "longest_step_s": median(training["longest"]),
+            "until_on_disk_s": median(training["until"]),
+            "lost_ours_s": median(training["ours"]),
+            "lost_plain_s": median(training["plain"]),
         },
         "digests_s": {name: median(values) for name, values in seconds.items()},
         "digests_ratio": {
@@ -77,48 +77,38 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     for name in results:
         made.add_column(name, justify="right")
 
-    def row(label: str, show: Any) -> None:
-        made.add_row(label, *(show(each) for each in results.values()))
+    def row(label: str, *keys: str, unit: str = "s", digits: int = 3) -> None:
+        """One line: the values at dotted keys, side by side."""
+        cells = []
+        for result in results.values():
+            values = [result[key.split(".")[0]][key.split(".")[1]] for key in keys]
+            shown = [readable_bytes(value) if unit == "B" else f"{value:.{digits}f}" for value in values]
+            cells.append(" / ".join(shown) + ("" if unit == "B" else f" {unit}"))
+        made.add_row(label, *cells)
 
-    row("stall: ours", lambda r: f"{r['stall']['ours_s']:.3f} s")
-    row("stall: first save, after reserve()", lambda r: f"{r['stall']['first_save_s']:.3f} s")
-    row("stall: plain torch.save", lambda r: f"{r['stall']['plain_s']:.3f} s")
-    row(f"stall: ratio (bar {BAR:.2f})", lambda r: f"{r['stall']['ratio']:.3f}")
+    row("stall: ours / plain torch.save", "stall.ours_s", "stall.plain_s")
+    row(f"stall: ratio (bar {BAR:.2f})", "stall.ratio", unit="x")
+    row("stall: first save, after reserve()", "stall.first_save_s")
     row(
-        "until on disk: ours / plain + fsync",
-        lambda r: " / ".join(f"{v:.2f} s" for v in r["until_on_disk_s"].values()),
+        "until on disk, idle: ours / plain + fsync", "until_on_disk_s.ours", "until_on_disk_s.plain", digits=2
     )
+    row("until on disk beside training", "training.until_on_disk_s", digits=2)
     row(
         "memory beside the state: ours / plain",
-        lambda r: " / ".join(f"{v:.2f}" for v in r["memory_beside_state"].values()),
+        "memory_beside_state.ours",
+        "memory_beside_state.plain",
+        unit="x",
     )
-    row(
-        "steps while writing, against undisturbed",
-        lambda r: f"{r['training']['steps_slower_while_writing']:.2f} x",
-    )
-    row("longest step while writing", lambda r: f"{r['training']['longest_step_s'] * 1000:.0f} ms")
-    row("training time lost a save: ours", lambda r: f"{r['training']['lost_ours_s']:.2f} s")
-    row("training time lost a save: plain", lambda r: f"{r['training']['lost_plain_s']:.2f} s")
-    row("digest of the state: BLAKE3 / 1 thread / SHA-256", lambda r: " / ".join(
-        f"{r['digests_s'][k]:.2f} s" for k in ("state_blake3_all_cores", "state_blake3_one_thread", "state_sha256")
-    ))  # fmt: skip
-    row(
-        "digest of the file: BLAKE3 / SHA-256",
-        lambda r: f"{r['digests_s']['file_blake3']:.2f} / {r['digests_s']['file_sha256']:.2f} s",
-    )
-    row("load: verified / unverified / plain", lambda r: " / ".join(
-        f"{r['digests_s'][k]:.3f} s" for k in ("load_verified", "load_unverified", "load_plain")
-    ))  # fmt: skip
-    row(
-        "preflight: ours / plain torch.load",
-        lambda r: f"{r['preflight']['ours_s'] * 1000:.1f} / {r['preflight']['plain_load_s'] * 1000:.0f} ms",
-    )
-    row(
-        "preflight, memory: ours / plain",
-        lambda r: (
-            f"{readable_bytes(r['preflight']['ours_bytes'])} / {readable_bytes(r['preflight']['plain_load_bytes'])}"
-        ),
-    )
+    row("steps while writing / undisturbed", "training.steps_slower_while_writing", unit="x", digits=2)
+    row("longest step while writing / usual step", "training.longest_step_s", "training.step_s")
+    row("training time lost: ours / plain", "training.lost_ours_s", "training.lost_plain_s", digits=2)
+    row("digest of the state: BLAKE3 / SHA-256", "digests_s.state_blake3_all_cores", "digests_s.state_sha256")
+    row("... on one thread, beside training", "digests_s.state_blake3_one_thread")
+    row("digest of the file: BLAKE3 / SHA-256", "digests_s.file_blake3", "digests_s.file_sha256")
+    row("load: verified / plain", "digests_s.load_verified", "digests_s.load_plain")
+    row("load: complete, without digests", "digests_s.load_unverified")
+    row("preflight: ours / plain torch.load", "preflight.ours_s", "preflight.plain_load_s", digits=4)
+    row("preflight, memory: ours / plain", "preflight.ours_bytes", "preflight.plain_load_bytes", unit="B")
     return made
 
 

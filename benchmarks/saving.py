@@ -28,7 +28,7 @@ WIDTH = 1024
 
 def state_of(megabytes: int) -> dict[str, Any]:
     """A transformer's parameters and AdamW's moments, in tensors of the usual sizes."""
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "qkv": (3 * WIDTH, WIDTH),
         "out": (WIDTH, WIDTH),
         "up": (4 * WIDTH, WIDTH),
@@ -92,7 +92,7 @@ def stall(megabytes: int, rounds: int, directory: Path) -> dict[str, Any]:
     first: list[float] = []
     with CheckpointWriter(directory, CheckpointConfig()) as writer:
         writer.reserve(state)
-        time.sleep(0.5 + megabytes / 150)
+        time.sleep(settled(megabytes))
 
         def ours() -> float:
             nonlocal step
@@ -139,48 +139,57 @@ def memory(kind: str, megabytes: int, directory: Path) -> dict[str, Any]:
 def training(megabytes: int, rounds: int, directory: Path) -> dict[str, Any]:
     """What a save costs training in all: the stall, and steps that are slower while it is written.
 
-    A step is matrix products on all threads, about 15 ms. Measured over the time until the file is on
-    disk: the time that the same number of steps takes without a save is what is left of it.
+    A step is matrix products on all threads. The time lost is what passes until the file is on disk, less
+    the time that as many steps take before and after.
     """
-    state, step = state_of(megabytes), 0
+    state = state_of(megabytes)
     a, b = torch.rand(768, 768), torch.rand(768, 768)
 
     def one_step() -> None:
         for _ in range(6):
             torch.mm(a, b)
 
-    undisturbed: list[float] = []
-    slower: list[float] = []
-    lost: dict[str, list[float]] = {"ours": [], "plain": []}
-    longest: list[float] = []
-    for _ in range(20):
-        one_step()
+    def steps(count: int) -> float:
+        started = time.perf_counter()
+        for _ in range(count):
+            one_step()
+        return (time.perf_counter() - started) / count
+
+    found: dict[str, list[float]] = {
+        "step": [],
+        "slower": [],
+        "longest": [],
+        "ours": [],
+        "plain": [],
+        "until": [],
+    }
+    steps(20)
     with CheckpointWriter(directory, CheckpointConfig()) as writer:
         writer.reserve(state)
-        time.sleep(0.5 + megabytes / 150)
-        for _ in range(rounds):
+        time.sleep(settled(megabytes))
+        for step in range(1, rounds + 1):
             emptied(directory)
-            undisturbed.append(timed(lambda: [one_step() for _ in range(100)]) / 100)
-            step += 1
-            steps: list[float] = []
+            before, seconds = steps(60), []
             started = time.perf_counter()
             writer.save(state, about(step))
             while writer.saved != step:
-                steps.append(timed(one_step))
+                seconds.append(timed(one_step))
                 writer.check()
-            total = time.perf_counter() - started
-            lost["ours"].append(total - len(steps) * undisturbed[-1])
-            slower.append(sum(steps) / len(steps) / undisturbed[-1])
-            longest.append(max(steps))
+            until = time.perf_counter() - started
+            undisturbed = (before + steps(60)) / 2
+            found["step"].append(undisturbed)
+            found["slower"].append(sum(seconds) / len(seconds) / undisturbed)
+            found["longest"].append(max(seconds))
+            found["until"].append(until)
+            found["ours"].append(until - len(seconds) * undisturbed)
             emptied(directory)
-            lost["plain"].append(timed(lambda: torch.save(state, directory / "plain.pt")))
-    return {
-        "bytes": size_of(state),
-        "step": undisturbed,
-        "slower": slower,
-        "lost": lost,
-        "longest_step": longest,
-    }
+            found["plain"].append(timed(lambda: torch.save(state, directory / "plain.pt")))
+    return found
+
+
+def settled(megabytes: int) -> float:
+    """Seconds in which memory that was reserved has been touched, with a margin."""
+    return 0.5 + megabytes / 150
 
 
 def digests(megabytes: int, rounds: int, directory: Path) -> dict[str, Any]:

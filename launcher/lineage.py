@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import glob
 import os
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from launcher.errors import LauncherError, UnknownRun
 from launcher.files import read_json_object, write_json
+from launcher.findings import Finding
 from launcher.layout import RunDirectory
 
+_T = TypeVar("_T")
 State = Literal["running", "interrupted", "failed", "finished"]
 Origin = Literal["nothing", "branch point", "own checkpoint"]
 
@@ -125,18 +129,49 @@ class RunRecord:
         values = {key: value[key] for key in value if key in known}
         try:
             if values.get("parent") is not None:
-                values["parent"] = Parent(**values["parent"])
-            values["starts"] = [Start(**start) for start in values.get("starts", [])]
-            record = cls(**values)
+                values["parent"] = _checked(Parent(**values["parent"]))
+            values["starts"] = [_checked(Start(**start)) for start in values.get("starts", [])]
+            record = _checked(cls(**values))
+            for finding in record.findings:
+                _checked(Finding(**finding))  # type: ignore[arg-type]
         except TypeError as error:
             raise ValueError(str(error)) from error
-        for name in ("id", "state", "group", "job_type", "signature"):
-            if not isinstance(getattr(record, name), str):
-                raise ValueError(f"{name} is not text")
-        for name in ("step", "start_step", "end_step"):
-            if not isinstance(getattr(record, name), int):
-                raise ValueError(f"{name} is not a number of steps")
+        for key, pair in record.differences.items():
+            if len(pair) != 2:
+                raise ValueError(f"differences.{key} is no pair of values")
         return record
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _checked(one: _T) -> _T:
+    """A dataclass's object as it is, if every field has a value of its declared type.
+
+    Raises:
+        ValueError: names the field.
+    """
+    for name, hint in _hints(type(one)).items():
+        if not _fits(value := getattr(one, name), hint):
+            raise ValueError(f"{name} = {str(value)[:80]!r}")
+    return one
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return value in inner
+    if origin is list:
+        return type(value) is list and all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return type(value) is dict and all(_fits(one, inner[1]) for one in value.values())
+    if origin is not None:
+        return any(_fits(value, one) for one in inner)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 @dataclass(frozen=True)
@@ -166,7 +201,7 @@ def read_run(directory: Path) -> Run:
     place = RunDirectory(directory)
     try:
         return Run(place, RunRecord.from_json(read_json_object(place.record)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LauncherError(
             "A run record cannot be read.",
             where=str(place.record),
@@ -194,9 +229,13 @@ def find_run(outputs: Path, name: str) -> Run:
         UnknownRun: there is none, or there are several.
     """
     directory = Path(name)
-    with contextlib.suppress(OSError):  # Not every name can be a directory's.
+    with contextlib.suppress(OSError, ValueError):  # Not every name can be a directory's.
         if name and (directory / "run.json").is_file():
             return read_run(directory.resolve())
+        # A run's directory has its id: most often no other record has to be read.
+        places = [record.parent for record in outputs.glob(f"*/{glob.escape(name)}/run.json")]
+        if len(places) == 1 and (run := read_run(places[0])).id == name:
+            return run
     runs, _ = read_runs(outputs)
     exact = [run for run in runs if run.id == name]
     found = exact or [
@@ -241,7 +280,7 @@ def state_now(record: RunRecord) -> State:
         return record.state
     try:
         os.kill(last.pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return "interrupted"
     except PermissionError:
         pass

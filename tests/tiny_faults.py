@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 import launcher.branch.preflight
+import launcher.checkpoint.writer
 import launcher.run
+from launcher.checkpoint.content import describe
+from launcher.checkpoint.manifest import About, Manifest, write_manifest
 from launcher.checkpoint.writer import CheckpointWriter
+from launcher.training.task import Batch
 from launcher.training.trainer import Trainer
 from tests.tiny_task import TinyTask
 
@@ -150,3 +157,59 @@ def no_loading() -> None:
         raise AssertionError("a tensor was loaded")
 
     torch.load = refuse
+
+
+def kill_in(function: str, name: str, call: int = 1) -> None:
+    """The process gets a signal at the ``call``-th call of ``module:function``, before it does anything."""
+    module, _, path = function.partition(":")
+    *owners, last = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for one in owners:
+        owner = getattr(owner, one)
+    original, calls = getattr(owner, last), itertools.count(1)
+
+    def dangerous(*arguments: Any, **more: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.Signals[name])
+        return original(*arguments, **more)
+
+    setattr(owner, last, dangerous)
+
+
+def kill_in_half_a_checkpoint(step: int) -> None:
+    original = launcher.checkpoint.writer.write_state
+
+    def dangerous(state: dict[str, Any], path: Path) -> tuple[int, str]:
+        written = original(state, path)
+        if state["step"] == step:
+            os.truncate(path, written[0] // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return written
+
+    launcher.checkpoint.writer.write_state = dangerous
+
+
+def describe_start(path: Path) -> None:
+    """No fault: puts down what a branch has before its first step."""
+
+    def write(trainer: Trainer) -> None:
+        about = About(
+            step=trainer.live.progress.step,
+            absolute_step=0,
+            run="x",
+            progress=trainer.live.progress.state_dict(),
+        )
+        write_manifest(path, Manifest(about, describe(trainer.state_dict())))
+
+    after_restoring(write)
+
+
+def other_forward(first: int) -> None:
+    """From a step on the model computes something else with the weights that it has."""
+    original = TinyTask.loss
+
+    def changed(task: TinyTask, model: nn.Module, batch: Batch, step: int) -> Any:
+        other = nn.Sequential(model, nn.Tanh()) if step >= first else model
+        return original(task, other, batch, step)
+
+    TinyTask.loss = changed  # type: ignore[method-assign]

@@ -21,6 +21,7 @@ from typing import Any
 
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.store import checkpoints, step_of
+from launcher.layout import checkpoint_file
 from launcher.lineage import Run, read_run, read_runs
 from launcher.trackers.metrics_file import read_metrics
 
@@ -185,7 +186,7 @@ def manifests(run: Run) -> dict[int, Manifest]:
 
 def digest(run: Run, step: int = 40) -> str:
     """The content digest of the checkpoint at a step; 40 is where the tiny trunk ends."""
-    return manifests(run)[step].sha256
+    return read_manifest(run.directory.checkpoints / checkpoint_file(step)).sha256
 
 
 def metrics(run: Run) -> dict[int, dict[str, Any]]:

@@ -30,3 +30,28 @@ class UnseededTask(TinyTask):
 
     def build_model(self) -> nn.Module:
         return Scaled(self.scale)
+
+
+class Parts(nn.Module):
+    """An encoder under a name of one's choice, and a head."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.name = encoder
+        self.add_module(encoder, nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.GELU()))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.head(self.get_submodule(self.name)(inputs))
+        return output
+
+
+class StageTask(TinyTask):
+    """Stage 1 calls its encoder ``encoder``, a later stage may call it otherwise."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.encoder = str(config.model.get("encoder", "encoder"))
+
+    def build_model(self) -> nn.Module:
+        return Parts(self.encoder)

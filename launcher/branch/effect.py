@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from launcher.branch.plan import Plan
 from launcher.config import Config
 from launcher.differences import plain
-from launcher.errors import ConfigError, LauncherError
+from launcher.errors import ConfigError
 from launcher.files import canonical_json, flatten
 from launcher.findings import Finding
 from launcher.training.optim import hyperparameters
@@ -36,7 +36,7 @@ def build_task(config: Config) -> Task:
     if missing:
         raise ConfigError(
             "The task lacks a part of its protocol.",
-            found=f"{target} has no {', '.join(missing)}",
+            found=f"task._target_={target} has no {', '.join(missing)}",
             expected="the methods of launcher.training.task.Task",
         )
     task: Task = cls(config)

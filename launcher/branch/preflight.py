@@ -14,10 +14,10 @@ from launcher.branch.plan import Plan
 from launcher.branch.select import Kind, selected_names
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
-from launcher.errors import CheckpointError, LauncherError, PreflightFailed
+from launcher.errors import CheckpointError, LauncherError, PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
-from launcher.lineage import read_runs
+from launcher.lineage import find_run, read_runs
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
 from launcher.training.task import Task
@@ -46,6 +46,7 @@ def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest)
         findings += _seed(plan)
+        findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
         if not errors(findings):
             findings += effect_findings(plan)
@@ -261,6 +262,17 @@ def _siblings(plan: Plan, manifest: Manifest) -> list[Finding]:
             f"tracking.group={plan.group}-{manifest.about.run.rpartition('-')[2]}, or branch.name=NAME",
         )
     ]
+
+
+def _compared_run(plan: Plan) -> list[Finding]:
+    name = plan.config.branch.compare_to
+    if name is None:
+        return []
+    try:
+        find_run(Path(plan.config.paths.outputs), name)
+    except UnknownRun as error:
+        return [Finding("error", f"branch.compare_to={name}", error.what, "a run", "; ".join(error.do))]
+    return []
 
 
 def _seed(plan: Plan) -> list[Finding]:

@@ -7,6 +7,7 @@ once and stay tied, and of a large storage only the bytes between the first and 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import mmap
@@ -26,6 +27,8 @@ _ALIGNMENT = 64
 _MOST_THREADS = 8
 _PIECE = 8 << 20
 _TOUCH = 64 << 20
+_PORTABLE = 1
+"""``cudaHostRegisterPortable``: pinned for every device."""
 
 _log = logging.getLogger(__name__)
 
@@ -66,10 +69,13 @@ class _Layout:
         last = first + sum(int((n - 1) * s) for n, s in zip(shape, stride, strict=True)) * size
         # torch.save refuses one storage under two dtypes, so there the sharing is given up.
         key = (tensor.device, tensor.untyped_storage().data_ptr(), tensor.dtype)
-        start, stop = first - first % _ALIGNMENT, last + size
-        span = self.spans.setdefault(key, _Span(tensor, start, stop))
-        span.start, span.stop = min(span.start, start), max(span.stop, stop)
+        span = self.spans.setdefault(key, _Span(tensor, first, last + size))
+        span.start, span.stop = min(span.start, first), max(span.stop, last + size)
         return _Slot(span, tensor.dtype, shape, stride, first)
+
+    def cuda(self) -> list[torch.device]:
+        """The CUDA devices that the state lies on."""
+        return list(dict.fromkeys(device for device, _, _ in self.spans if device.type == "cuda"))
 
     def place(self) -> int:
         """Give every span its place; the bytes that all of them take."""
@@ -122,8 +128,10 @@ class Buffers:
         """
         layout = _Layout()
         mapped(state, Tensor, layout.slot)
-        arena = self._at_least(layout.place(), _any_cuda(layout))
-        self._touching = threading.Thread(target=arena.touch, name="checkpoint-reserve")
+        arena = self._at_least(layout.place())
+        self._touching = threading.Thread(
+            target=arena.touch, args=(layout.cuda(),), name="checkpoint-reserve"
+        )
         self._touching.start()
 
     def copy(self, state: Mapping[str, Any]) -> Snapshot:
@@ -136,9 +144,10 @@ class Buffers:
         layout = _Layout()
         tree = mapped(state, Tensor, layout.slot)
         size = layout.place()
-        arena = self._at_least(size, _any_cuda(layout))
+        arena = self._at_least(size)
+        arena.pin(layout.cuda())
         spans = list(layout.spans.values())
-        _copy_from_devices([span for span in spans if span.source.device.type != "cpu"], arena)
+        _copy_from_devices([span for span in spans if span.source.device.type != "cpu"], layout.cuda(), arena)
         _copy_from_memory([span for span in spans if span.source.device.type == "cpu"], arena)
         for span in spans:
             span.source = torch.empty(0)
@@ -151,13 +160,11 @@ class Buffers:
             self._arena.unpin()
         self._arena = None
 
-    def _at_least(self, size: int, pinned: bool) -> _Arena:
+    def _at_least(self, size: int) -> _Arena:
         self._join()
         if self._arena is None or self._arena.size < size:
             self.release()
             self._arena = _Arena(size)
-        if pinned:
-            self._arena.pin()
         return self._arena
 
     def _join(self) -> None:
@@ -172,8 +179,10 @@ class _Arena:
     def __init__(self, size: int) -> None:
         self.size = max(size, mmap.PAGESIZE)
         self._memory = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        # DONTFORK: a data worker forked later would otherwise hold a second copy once this one is rewritten.
+        for advice in ("MADV_HUGEPAGE", "MADV_DONTFORK"):
+            with contextlib.suppress(AttributeError, OSError):
+                self._memory.madvise(getattr(mmap, advice))
         self.address = self.bytes(0, 1).data_ptr()
         self._pinned = False
 
@@ -181,16 +190,19 @@ class _Arena:
         """A part of the memory as uint8, with a storage of its own."""
         return torch.frombuffer(self._memory, dtype=torch.uint8, count=count, offset=place)
 
-    def touch(self) -> None:
+    def touch(self, cuda: list[torch.device]) -> None:
         """Have the kernel provide every page; ctypes lets other threads run meanwhile."""
         for place in range(0, self.size, _TOUCH):
             ctypes.memset(self.address + place, 0, min(_TOUCH, self.size - place))
+        self.pin(cuda)
 
-    def pin(self) -> None:
+    def pin(self, cuda: list[torch.device]) -> None:
         """Make copies from CUDA devices asynchronous; without it they are only slower."""
-        if self._pinned:
+        if self._pinned or not cuda:
             return
-        code = int(_cudart().cudaHostRegister(self.address, self.size, 0))
+        # On a device that is in use: on another one CUDA would build a context first.
+        with torch.cuda.device(cuda[0]):
+            code = int(_cudart().cudaHostRegister(self.address, self.size, _PORTABLE))
         if code != 0:
             _log.warning(
                 "memory for checkpoints could not be pinned (CUDA error %d): copies are slower", code
@@ -207,19 +219,15 @@ def _cudart() -> Any:
     return torch.cuda.cudart()  # type: ignore[no-untyped-call]
 
 
-def _any_cuda(layout: _Layout) -> bool:
-    return any(span.source.device.type == "cuda" for span in layout.spans.values())
-
-
-def _copy_from_devices(spans: list[_Span], arena: _Arena) -> None:
-    cuda = {span.source.device for span in spans if span.source.device.type == "cuda"}
+def _copy_from_devices(spans: list[_Span], cuda: list[torch.device], arena: _Arena) -> None:
     for device in cuda:
         # The state may have been written by other streams than the current one.
         torch.cuda.synchronize(device)
     for span in spans:
+        target = arena.bytes(span.place, span.stop - span.start)
         source = torch.empty(0, dtype=torch.uint8, device=span.source.device)
         source.set_(span.source.untyped_storage(), span.start, (span.stop - span.start,), (1,))
-        arena.bytes(span.place, span.stop - span.start).copy_(source, non_blocking=True)
+        target.copy_(source, non_blocking=span.source.device in cuda)
     for device in cuda:
         torch.cuda.synchronize(device)
 

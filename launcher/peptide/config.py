@@ -69,19 +69,19 @@ class SimulatedData(DataConfig):
 
     simulation_seed: int = 0
     """Seed of the spectra and peptides themselves, 0 to 2**32 - 1; the run's ``seed`` only orders them."""
-    missing_fragments: float = 0.4
+    missing_fragments: float = 0.55
     """Probability that a fragment leaves no peak; 0 to below 1."""
     noise_peaks: int = 10
     """Peaks of noise in each spectrum."""
     noise_intensity: float = 0.2
     """Mean height of a noise peak; a y-ion's median is 1."""
-    b_intensity: float = 0.6
+    b_intensity: float = 0.4
     """Median height of a b-ion; a y-ion's is 1."""
     intensity_spread: float = 0.5
     """Standard deviation of the logarithm of a fragment's height."""
     mass_error: float = 0.02
     """Standard deviation of a peak's m/z, in Da."""
-    annotation_errors: float = 0.6
+    annotation_errors: float = 0.7
     """Share of the training annotations that are wrong: the right residues in another order."""
 
 
@@ -131,8 +131,8 @@ class MgfData(DataConfig):
 class LossConfig(NodeConfig):
     """Cross-entropy plus, times the curriculum's share, the spectrum loss."""
 
-    weight: float = 1.0
-    """Weight of the spectrum loss, at the curriculum's full share, against the cross-entropy; 0: none of it."""
+    weight: float = 8.0
+    """Weight of the spectrum loss against the cross-entropy, at the curriculum's full share; 0: off."""
     water_on_y_ions: bool = True
     """Count the water of y-ions, as is right; ``false`` is the bug: y-ions 18.0106 Da too light."""
     peak_width: float = 0.2

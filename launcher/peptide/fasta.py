@@ -29,14 +29,13 @@ def read_peptides(
     records = Records(path, "FASTA", strict)
     peptides: set[str] = set()
     for line, sequence in _proteins(path, records):
-        letters = sequence.upper()
-        wrong = re.search(r"[^A-Z*]", letters)
-        if not letters.strip("*"):
+        wrong = re.search(r"[^A-Za-z*]", sequence)
+        if not sequence.strip("*"):
             records.skip(line, "a header without a sequence")
         elif wrong is not None:
             records.skip(line, f"{quoted(wrong.group())} is not an amino acid")
         else:
-            for chain in letters.split("*"):
+            for chain in sequence.upper().split("*"):
                 peptides |= _digested(chain, missed_cleavages, shortest, longest, records)
     return sorted(peptides), records
 

@@ -99,7 +99,7 @@ class Records:
         """
         if self.strict:
             raise DataError(
-                f"A {self.kind} is malformed.",
+                f"Malformed {self.kind} record.",
                 where=f"{self.path}:{line}",
                 found=reason,
                 expected="no malformed record, because of data.strict=true",

@@ -36,7 +36,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "data.intensity_spread": (0, 10),
     "data.mass_error": (0, 10),
     "data.annotation_errors": (0, 1),
-    "data.peptides": (2, 10_000_000),
+    "data.peptides": (10, 10_000_000),
     "data.missed_cleavages": (0, 10),
     "data.precursor_tolerance": (0, 1e6),
     "loss.weight": (0, 1e6),

@@ -27,10 +27,15 @@ def tree(outputs: Path) -> tuple[list[dict[str, Any]], list[str]]:
     for run in runs:
         parent = run.record.parent.run if run.record.parent is not None else None
         below.setdefault(parent if parent in ids and parent != run.id else None, []).append(run)
-    return [_node(run, below) for run in below.get(None, [])], [str(problem) for problem in problems]
+    shown: set[Path] = set()
+    nodes = [_node(run, below, shown) for run in below.get(None, [])]
+    # Left over are runs of which each descends from itself: records that somebody has edited.
+    nodes += [_node(run, below, shown) for run in runs if run.directory.path not in shown]
+    return nodes, [str(problem) for problem in problems]
 
 
-def _node(run: Run, below: dict[str | None, list[Run]]) -> dict[str, Any]:
+def _node(run: Run, below: dict[str | None, list[Run]], shown: set[Path]) -> dict[str, Any]:
+    shown.add(run.directory.path)
     record = run.record
     branches = sorted(below.get(run.id, []), key=lambda one: (one.record.parent_step, one.id))
     return {
@@ -45,7 +50,9 @@ def _node(run: Run, below: dict[str | None, list[Run]]) -> dict[str, Any]:
         "branched_from_step": record.parent.step if record.parent else None,
         "metrics": record.metrics,
         "directory": str(run.directory.path),
-        "branches": [_node(branch, below) for branch in branches],
+        "branches": [
+            _node(branch, below, shown) for branch in branches if branch.directory.path not in shown
+        ],
     }
 
 

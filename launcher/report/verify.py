@@ -99,10 +99,10 @@ def verify(run: Run) -> Verdict:
         )
     events = [
         *_restored(run, trunk, parent.step),
-        *_metrics(lines),
+        *_metrics(lines, _equal_states(manifests)),
         *_checkpoints(manifests, offset != 0),
     ]
-    first = min(events, key=lambda event: (event.step, CAUSES.index(event.component)), default=None)
+    first = min(events, key=_order, default=None)
     return Verdict(
         run=run.id,
         trunk=trunk.id,
@@ -112,6 +112,12 @@ def verify(run: Run) -> Verdict:
         metric_lines=len(lines),
         divergence=first,
     )
+
+
+def _order(event: Divergence) -> tuple[int, bool, int]:
+    """Earlier first; at one step, what was seen before what a metric only points to; then causes."""
+    inferred = event.evidence == "metrics" and event.what not in _LOGGED
+    return event.step, inferred, CAUSES.index(event.component)
 
 
 def _restored(run: Run, trunk: Run, step: int) -> Iterator[Divergence]:
@@ -155,7 +161,17 @@ def _digest(content: Content, tensor: str | None, component: str) -> str:
     return (digests.get(tensor, "absent") if tensor else content.components.get(component, "absent"))[:16]
 
 
-def _metrics(lines: Mapping[int, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[Divergence]:
+def _equal_states(manifests: Mapping[int, tuple[Manifest, Manifest]]) -> set[int]:
+    return {
+        step
+        for step, (theirs, own) in manifests.items()
+        if not set(differing(theirs.content, own.content).components) - set(_NUMBERING)
+    }
+
+
+def _metrics(
+    lines: Mapping[int, tuple[Mapping[str, Any], Mapping[str, Any]]], equal_states: set[int]
+) -> Iterator[Divergence]:
     """The first logged step at which anything differs, with the component that it points to."""
     before: int | None = None
     for step, (theirs, own) in sorted(lines.items()):
@@ -166,18 +182,18 @@ def _metrics(lines: Mapping[int, tuple[Mapping[str, Any], Mapping[str, Any]]]) -
             before = step
             continue
         for name in names:
-            component = _LOGGED.get(name) or _blamed(step, before)
+            component = _LOGGED.get(name) or _blamed(step, before, equal_states)
             yield Divergence(component, step, "metrics", name, str(own[name]), str(theirs[name]))
         return
 
 
-def _blamed(step: int, last_equal: int | None) -> str:
+def _blamed(step: int, last_equal: int | None, equal_states: set[int]) -> str:
     """Which component a metric points to that differs although batch, RNG and learning rate do not.
 
     If the very step before had equal metrics, its gradient was equal too, and only the optimizer can
-    have made different weights of it.
+    have made different weights of it; unless a checkpoint shows that the weights are equal.
     """
-    return "optimizer" if last_equal == step - 1 else "model"
+    return "optimizer" if last_equal == step - 1 and last_equal not in equal_states else "model"
 
 
 def _same(left: Any, right: Any) -> bool:

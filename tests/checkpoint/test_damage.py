@@ -10,7 +10,7 @@ import pytest
 
 from launcher import layout
 from launcher.checkpoint.reader import read_state
-from launcher.checkpoint.verify import newest_good, verify_file
+from launcher.checkpoint.verify import complete_manifest, newest_good, verify_file
 from launcher.errors import CheckpointError
 
 from .states import saved, tiny_state
@@ -78,12 +78,12 @@ def test_every_truncation_and_extension_is_found(tmp_path: Path, which: str) -> 
     for more in (b"\0", b"\n", b" ", b"}", b"PK"):
         target.write_bytes(whole + more)
         with pytest.raises(CheckpointError):
-            verify_file(newer)
+            complete_manifest(newer)
     target.write_bytes(whole)
     for size in reversed(range(len(whole))):
         os.truncate(target, size)
         with pytest.raises(CheckpointError):
-            verify_file(newer)
+            complete_manifest(newer)
     assert newest_good(tmp_path)[0] == older
 
 

@@ -91,6 +91,7 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "tensors is a dict": lambda m: m.update(tensors={}),
     "a tensor is text": lambda m: m["tensors"].append("x"),
     "a tensor without dtype": lambda m: m["tensors"][0].pop("dtype"),
+    "a tensor digest is short": lambda m: m["tensors"][0].update(digest="ab"),
     "a shape is text": lambda m: m["tensors"][0].update(shape="8x8"),
     "a shape is negative": lambda m: m["tensors"][0].update(shape=[-1, 8]),
     "a shape has text": lambda m: m["tensors"][0].update(shape=["8"]),
@@ -153,9 +154,10 @@ def test_a_huge_file_a_directory_and_a_pipe_are_no_manifests(tmp_path: Path) -> 
     os.truncate(huge, module.LARGEST + 1)
     (tmp_path / "checkpoint_step_2.json").mkdir()
     os.mkfifo(tmp_path / "checkpoint_step_3.json")
-    for step in (1, 2, 3):
-        with pytest.raises(CheckpointError):
+    for step, expected in ((1, "at most 67.1 MB"), (2, "a JSON file"), (3, "a JSON file")):
+        with pytest.raises(CheckpointError) as caught:
             read_manifest(tmp_path / layout.checkpoint_file(step))
+        assert caught.value.expected == expected
     good, refused = newest_good(tmp_path)
     assert good is None
     assert len(refused) == 3

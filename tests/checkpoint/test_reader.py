@@ -58,7 +58,9 @@ def test_a_training_continues_from_it(tmp_path: Path) -> None:
 
 def test_writing_to_the_loaded_state_does_not_change_the_file(tmp_path: Path) -> None:
     path = saved(tmp_path, tiny_state(3))
-    read_state(path)["model_state_dict"]["head.weight"].zero_()
+    state = read_state(path)
+    assert str(path) in Path("/proc/self/maps").read_text(), "not memory-mapped"
+    state["model_state_dict"]["head.weight"].zero_()
     assert describe(read_state(path)) == describe(tiny_state(3))
 
 

@@ -78,6 +78,15 @@ def test_the_best_is_the_earliest_of_equals(mode: str, best: int) -> None:
     assert set(store.removable(range(1, 6), retention, metrics, ())) == {1, 2, 3, 4} - {best}
 
 
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("diverged", [1, 2, 3])
+def test_a_metric_that_is_not_a_number_is_never_the_best(mode: str, diverged: int) -> None:
+    retention = CheckpointConfig(keep_last=1, best_metric="m", best_mode=mode)
+    metrics = {1: 0.5, 2: 0.5, 3: 0.5, diverged: float("nan")}
+    assert diverged in store.removable(range(1, 5), retention, metrics, ())
+    assert len(store.removable(range(1, 5), retention, metrics, ())) == 2
+
+
 def test_only_complete_checkpoints_are_listed_by_number(tmp_path: Path) -> None:
     for step in (1000, 900, 20):
         saved(tmp_path, tiny_state(step))
