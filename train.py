@@ -1,8 +1,8 @@
 """Train a run, or branch one from a checkpoint: the Hydra entry.
 
-    python train.py                                             # a trunk
-    python train.py +branch=ckpt15k loss=fixed                  # one branch; conf/branch/ckpt15k.yaml
-    python train.py -m branch.from_step=15000 loss=fixed,buggy  # siblings; group checkpoint-15k-experiments
+python train.py                                             # a trunk
+python train.py +branch=ckpt15k loss=fixed                  # one branch; conf/branch/ckpt15k.yaml
+python train.py -m branch.from_step=15000 loss=fixed,buggy  # siblings; group checkpoint-15k-experiments
 """
 
 from __future__ import annotations

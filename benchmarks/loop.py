@@ -28,7 +28,6 @@ from launcher.config import Config
 from launcher.recording import Recording
 from launcher.training.device import environment, prepare_process
 from launcher.training.loop import train
-from launcher.training.optim import build_optimizer
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
 from launcher.training.rng import seed_all

@@ -9,6 +9,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from launcher.errors import LauncherError
+
 Level = Literal["error", "warning", "note"]
 
 
@@ -27,6 +29,12 @@ class Finding:
     def to_json(self) -> dict[str, str]:
         """The finding as a JSON object."""
         return asdict(self)
+
+
+def finding_of(error: LauncherError) -> Finding:
+    """An error as one finding among others."""
+    found = ": ".join(text for text in (error.where, error.found) if text)
+    return Finding("error", error.what, found, error.expected or "", "; ".join(error.do))
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

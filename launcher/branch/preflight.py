@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from launcher.branch.effect import build_task, effect_findings
+from launcher.branch.fit import fit_findings
 from launcher.branch.plan import Plan
-from launcher.branch.select import Kind, selected_names
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
-from launcher.errors import CheckpointError, LauncherError, PreflightFailed, UnknownRun
+from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.lineage import find_run, read_runs
@@ -42,7 +41,7 @@ def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
-        findings += _fits(plan, task, manifest)
+        findings += fit_findings(plan, task, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest)
         findings += _seed(plan)
@@ -76,11 +75,6 @@ def require_clean(plan: Plan, findings: list[Finding]) -> None:
     if stopping := errors(findings):
         count = f"{len(stopping)} finding{'s stop' if len(stopping) > 1 else ' stops'} the launch"
         raise PreflightFailed(f"{count} of {plan.id}.\n{render_findings(findings)}")
-
-
-def _as_finding(error: LauncherError) -> Finding:
-    found = ": ".join(text for text in (error.where, error.found) if text)
-    return Finding("error", error.what, found, error.expected or "", "; ".join(error.do))
 
 
 def _place(plan: Plan) -> list[Finding]:
@@ -119,108 +113,6 @@ def _place(plan: Plan) -> list[Finding]:
                 )
             )
     return findings
-
-
-def _fits(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
-    """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's."""
-    with torch.device("meta"):
-        model = task.build_model()
-    expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
-    prefix = "model_state_dict."
-    there = {
-        entry.name.removeprefix(prefix): Kind(entry.dtype, entry.shape)
-        for entry in manifest.tensors
-        if entry.name.startswith(prefix)
-    }
-    try:
-        wanted = selected_names(plan.config.branch, there, expected)
-    except CheckpointError as error:
-        return [_as_finding(error)]
-    unlike = [
-        (name, there.get(source) if source else None, expected.get(name))
-        for name, source in wanted.items()
-        if (there.get(source) if source else None) != expected.get(name)
-    ]
-    findings = _tensor_findings(plan, manifest, unlike)
-    if not findings and plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset:
-        findings += _optimizer(plan, manifest, model)
-    return findings
-
-
-def _tensor_findings(
-    plan: Plan, manifest: Manifest, unlike: list[tuple[str, Kind | None, Kind | None]]
-) -> list[Finding]:
-    if not unlike:
-        return []
-    names = [f"{name} {left or 'absent'} → {right or 'absent'}" for name, left, right in unlike]
-    listing = "\n".join(names[:6]) + (f"\n… and {len(names) - 6} more" if len(names) > 6 else "")
-    keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
-    if not keys:
-        return [
-            Finding(
-                "error",
-                "model",
-                listing,
-                f"the tensors of {manifest.about.run} at step {manifest.step}",
-                "the model's code changed since the trunk ran: go back to its version, or "
-                "branch.restore=weights with branch.include, branch.exclude or branch.rename",
-            )
-        ]
-    what = "\n".join(f"{key}: checkpoint {left}, config {right}" for key, (left, right) in keys.items())
-    back = " ".join(f"{key}={left}" for key, (left, _) in keys.items())
-    return [
-        Finding(
-            "error",
-            what,
-            listing,
-            "the shapes in the checkpoint",
-            f"{back}, or restore a part: branch.restore=weights branch.exclude=[PATTERN,…]",
-        )
-    ]
-
-
-def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:
-    """Whether the optimizer's state is one of this optimizer's, over these parameters."""
-    own = build_optimizer(plan.config.optimizer, model.parameters())
-    groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
-    there = [
-        (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
-        for group in manifest.content.optimizer_groups
-    ]
-    # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.
-    target = plan.config.optimizer.get("_target_")
-    trunks, _ = plan.differences.get("optimizer._target_", (target, target))
-    if groups == there and trunks == target:
-        return _missing_moments(plan)
-    return [
-        Finding(
-            "error",
-            f"optimizer._target_={target}",
-            f"the checkpoint's optimizer is {trunks}: {_groups(there)}",
-            f"{target}: {_groups(groups)}",
-            "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
-        )
-    ]
-
-
-def _missing_moments(plan: Plan) -> list[Finding]:
-    """Switches that make an optimizer look for state that it would have kept from its first step on."""
-    return [
-        Finding(
-            "error",
-            f"optimizer.{name}={str(own).lower()}",
-            "the checkpoint's optimizer has not kept what this needs",
-            f"optimizer.{name}={str(bool(trunks)).lower()}, as the trunk",
-            "drop it, or start a new optimizer: branch.reset=[optimizer,scheduler]",
-        )
-        for name in ("amsgrad", "centered")
-        for trunks, own in [plan.differences.get(f"optimizer.{name}", (None, None))]
-        if own and not trunks
-    ]
-
-
-def _groups(groups: Iterable[tuple[int, list[str]]]) -> str:
-    return "; ".join(f"{count} parameters with {', '.join(names)}" for count, names in groups)
 
 
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
@@ -318,7 +210,3 @@ def differing_environment(manifest: Manifest, environment: Mapping[str, object])
 
 
 _HINTS = {"threads": "threads=N; a different number can change the last bit", "device": "device=cpu|cuda"}
-
-
-def _kind(tensor: torch.Tensor) -> Kind:
-    return Kind(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))

@@ -1,0 +1,122 @@
+"""Whether a checkpoint's tensors and optimizer fit the run's: names, shapes and dtypes, nothing loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from launcher.branch.plan import Plan
+from launcher.branch.select import Kind, selected_names
+from launcher.checkpoint.manifest import Manifest
+from launcher.errors import CheckpointError
+from launcher.findings import Finding, finding_of
+from launcher.training.optim import build_optimizer
+from launcher.training.task import Task
+
+
+def fit_findings(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
+    """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's."""
+    with torch.device("meta"):
+        model = task.build_model()
+    expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
+    prefix = "model_state_dict."
+    there = {
+        entry.name.removeprefix(prefix): Kind(entry.dtype, entry.shape)
+        for entry in manifest.tensors
+        if entry.name.startswith(prefix)
+    }
+    try:
+        wanted = selected_names(plan.config.branch, there, expected)
+    except CheckpointError as error:
+        return [finding_of(error)]
+    unlike = [
+        (name, there.get(source) if source else None, expected.get(name))
+        for name, source in wanted.items()
+        if (there.get(source) if source else None) != expected.get(name)
+    ]
+    findings = _tensor_findings(plan, manifest, unlike)
+    if not findings and plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset:
+        findings += _optimizer(plan, manifest, model)
+    return findings
+
+
+def _tensor_findings(
+    plan: Plan, manifest: Manifest, unlike: list[tuple[str, Kind | None, Kind | None]]
+) -> list[Finding]:
+    if not unlike:
+        return []
+    names = [f"{name} {left or 'absent'} → {right or 'absent'}" for name, left, right in unlike]
+    listing = "\n".join(names[:6]) + (f"\n… and {len(names) - 6} more" if len(names) > 6 else "")
+    keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
+    if not keys:
+        return [
+            Finding(
+                "error",
+                "model",
+                listing,
+                f"the tensors of {manifest.about.run} at step {manifest.step}",
+                "the model's code changed since the trunk ran: go back to its version, or "
+                "branch.restore=weights with branch.include, branch.exclude or branch.rename",
+            )
+        ]
+    what = "\n".join(f"{key}: checkpoint {left}, config {right}" for key, (left, right) in keys.items())
+    back = " ".join(f"{key}={left}" for key, (left, _) in keys.items())
+    return [
+        Finding(
+            "error",
+            what,
+            listing,
+            "the shapes in the checkpoint",
+            f"{back}, or restore a part: branch.restore=weights branch.exclude=[PATTERN,…]",
+        )
+    ]
+
+
+def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:
+    """Whether the optimizer's state is one of this optimizer's, over these parameters."""
+    own = build_optimizer(plan.config.optimizer, model.parameters())
+    groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
+    there = [
+        (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
+        for group in manifest.content.optimizer_groups
+    ]
+    # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.
+    target = plan.config.optimizer.get("_target_")
+    trunks, _ = plan.differences.get("optimizer._target_", (target, target))
+    if groups == there and trunks == target:
+        return _missing_moments(plan)
+    return [
+        Finding(
+            "error",
+            f"optimizer._target_={target}",
+            f"the checkpoint's optimizer is {trunks}: {_groups(there)}",
+            f"{target}: {_groups(groups)}",
+            "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
+        )
+    ]
+
+
+def _missing_moments(plan: Plan) -> list[Finding]:
+    """Switches that make an optimizer look for state that it would have kept from its first step on."""
+    return [
+        Finding(
+            "error",
+            f"optimizer.{name}={str(own).lower()}",
+            "the checkpoint's optimizer has not kept what this needs",
+            f"optimizer.{name}={str(bool(trunks)).lower()}, as the trunk",
+            "drop it, or start a new optimizer: branch.reset=[optimizer,scheduler]",
+        )
+        for name in ("amsgrad", "centered")
+        for trunks, own in [plan.differences.get(f"optimizer.{name}", (None, None))]
+        if own and not trunks
+    ]
+
+
+def _groups(groups: Iterable[tuple[int, list[str]]]) -> str:
+    return "; ".join(f"{count} parameters with {', '.join(names)}" for count, names in groups)
+
+
+def _kind(tensor: torch.Tensor) -> Kind:
+    return Kind(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
