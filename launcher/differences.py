@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -92,6 +93,11 @@ def request_digest(config: Config) -> str:
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 
 
+_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_./@+-]*")
+"""Text that needs no quotes."""
+_NO_TEXT = frozenset({"null", "true", "false", "nan", "inf"})
+
+
 def override(key: str, value: Any) -> str:
     """``key=value`` as it is typed, quoted for Hydra's grammar where that is needed."""
     return f"{key}={_hydra_value(value)}"
@@ -109,9 +115,8 @@ def _hydra_value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}:{_hydra_value(one)}" for key, one in value.items()) + "}"
     text = str(value)
-    plain_word = text and all(c.isalnum() or c in "_-./:%+@" for c in text)
-    looks_like_other = text.lower() in {"null", "true", "false", "nan", "inf"} or text[:1].isdigit()
-    if plain_word and not looks_like_other:
+    if _WORD.fullmatch(text) and text.lower() not in _NO_TEXT:
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # Hydra takes a backslash as it is, unless a quote follows.
+    escaped = re.sub(r"(\\*)('|\Z)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"

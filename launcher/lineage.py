@@ -153,7 +153,7 @@ def _checked(one: _T) -> _T:
     Raises:
         ValueError: names the field.
     """
-    for name, hint in _hints(type(one)).items():
+    for name, hint in _hints(type(one)).items():  # type: ignore[arg-type]
         if not _fits(value := getattr(one, name), hint):
             raise ValueError(f"{name} = {str(value)[:80]!r}")
     return one

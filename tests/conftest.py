@@ -6,8 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny_process import Tiny
+
+# The same examples each time, however slow the machine is.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=3000)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

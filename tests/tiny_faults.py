@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import itertools
 import os
+import resource
 import signal
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,3 +216,37 @@ def other_forward(first: int) -> None:
         return original(task, other, batch, step)
 
     TinyTask.loss = changed  # type: ignore[method-assign]
+
+
+def raise_at(step: int) -> None:
+    original = TinyTask.batch
+
+    def faulty(task: TinyTask, at: int) -> Batch:
+        if at == step:
+            raise ZeroDivisionError("on purpose")
+        return original(task, at)
+
+    TinyTask.batch = faulty  # type: ignore[method-assign]
+
+
+def nan_gradient(step: int) -> None:
+    """A loss that is finite and whose gradient is not: the square root of zero."""
+    original = TinyTask.loss
+
+    def faulty(task: TinyTask, model: nn.Module, batch: Batch, at: int) -> Any:
+        total, values = original(task, model, batch, at)
+        return (total + (total - total.detach()).sqrt() if at == step else total), values
+
+    TinyTask.loss = faulty  # type: ignore[method-assign]
+
+
+def largest_file(count: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, resource.RLIM_INFINITY))
+
+
+def no_privilege() -> None:
+    """Root writes anywhere, until it gives up the capabilities that let it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("Ii", 0x20080522, 0)
+    if os.geteuid() == 0 and libc.capset(header, struct.pack("IIIIII", *[0] * 6)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")

@@ -32,8 +32,8 @@ def judged(
 ) -> Terms:
     """Terms of logits (B, T, vocabulary) over the examples where ``counted`` (B,) is true.
 
-    The spectrum loss gets a gradient only with ``train``. Everything is computed in float32: under
-    autocast masses of 1000 Da would be off by several Da.
+    The spectrum loss gets a gradient only with ``train``. Everything is computed in float32: in bfloat16
+    a mass of 1000 Da is off by up to 2 Da, in float16 by up to 0.25 Da.
     """
     with torch.autocast(logits.device.type, enabled=False):
         logits = logits.float()

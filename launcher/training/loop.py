@@ -52,7 +52,7 @@ def train(trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interru
             hooks.log(progress, metrics)
         interrupted = interruption.asked is not None
         if due(coming, config.checkpoint.every) or last or interrupted:
-            trainer.check_finite()
+            trainer.check_saveable()
             hooks.save()
         after_step()
         if interrupted and not last:

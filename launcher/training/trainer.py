@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -47,26 +48,33 @@ class Trainer:
             scaler=devices.build_scaler(self.device, config.precision),
             progress=Progress(),
         )
-        self._loss = torch.zeros(())
+        self._watched: dict[str, torch.Tensor] = {}
+        self._watched_at = 0
         model.train()
 
     def step(self, measure: bool) -> dict[str, float | str]:
         """Take one optimizer step; with ``measure``, give its metrics, else an empty dict.
 
         Raises:
-            RunFailed: the loss is not finite. The state is then not worth saving.
+            RunFailed: the loss or the gradient is not finite. The state is then not worth saving.
         """
         model, optimizer, scheduler, scaler, progress = self.live
         batch = self.task.batch(progress.data_step + 1)
         with devices.autocast(self.device, self.config.precision):
             loss, metrics = self.task.loss(model, self._moved(batch), progress.task_step + 1)
-        self._loss = loss.detach()
-        if measure or self.device.type == "cpu":
+        self._watched, self._watched_at = {"loss": loss.detach()}, progress.step + 1
+        # Looking at a value on a GPU waits for it.
+        look = measure or self.device.type == "cpu"
+        if look:
             self.check_finite()
         digests = self._digests(batch) if measure else {}
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         norm = self._clip()
+        if norm is not None and not scaler.is_enabled():  # A scaler skips such a step.
+            self._watched["gradient's norm"] = norm
+            if look:
+                self.check_finite()
         rate = float(optimizer.param_groups[0]["lr"])
         scaler.step(optimizer)
         scaler.update()
@@ -81,18 +89,27 @@ class Trainer:
         return {**values, **digests}
 
     def check_finite(self) -> None:
-        """Refuse to go on, or to save, after a loss that was not a number.
+        """Refuse to go on after a loss or a gradient that was not a number.
 
         Raises:
-            RunFailed: the last loss is NaN or infinite.
+            RunFailed: the last one is NaN or infinite.
         """
-        if not torch.isfinite(self._loss).item():
-            raise RunFailed(
-                f"The loss is {self._loss.item()} at step {self.live.progress.step + 1}.",
-                found=f"train/total_loss={self._loss.item()}",
-                expected="a finite number",
-                do="branch from the last good checkpoint with a lower optimizer.lr or training.gradient_clip",
-            )
+        for name, value in self._watched.items():
+            if not math.isfinite(number := value.item()):
+                raise _not_finite(name, str(number), self._watched_at)
+
+    def check_saveable(self) -> None:
+        """Refuse to save weights that nobody can go on from.
+
+        Raises:
+            RunFailed: the last loss or gradient, or without clipping a weight, is NaN or infinite.
+        """
+        self.check_finite()
+        if self.config.training.gradient_clip is not None:
+            return
+        for name, parameter in self.live.model.named_parameters():
+            if not torch.isfinite(parameter).all().item():
+                raise _not_finite(f"weight {name}", "not finite", self.live.progress.step)
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on held-out data, in eval mode; no random number is drawn."""
@@ -173,3 +190,11 @@ class Trainer:
             hasher.update(name.encode())
             hasher.update(batch[name].contiguous().view(-1).view(torch.uint8).numpy().data)
         return {"digest/batch": hasher.hexdigest()[:16], "digest/rng": rng_digest()}
+
+
+def _not_finite(what: str, found: str, step: int) -> RunFailed:
+    return RunFailed(
+        f"The {what} is {found} at step {step}.",
+        expected="a finite number",
+        do="branch from the last good checkpoint with a lower optimizer.lr or training.gradient_clip",
+    )

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from launcher.config import Config
 from launcher.errors import ConfigError
-from launcher.peptide.residues import is_residue
+from launcher.peptide.objective import judged
+from launcher.peptide.residues import VOCABULARY, is_residue
+from launcher.peptide.spectrum_loss import SpectrumLoss
 from launcher.peptide.task import PeptideTask
 from launcher.training.task import Batch
 from tests.peptide.nodes import plain, task
@@ -175,6 +177,22 @@ def test_autocast_keeps_the_masses_exact(dtype: torch.dtype) -> None:
     assert total.dtype == torch.float32
     total.backward()
     assert float(half["spectrum_loss"]) == pytest.approx(float(full["spectrum_loss"]), abs=2e-3)
+
+
+def test_nothing_is_judged_under_autocast() -> None:
+    one = task()
+    batch = one.batch(1)
+    logits = torch.zeros(*batch["tokens"].shape, len(VOCABULARY), dtype=torch.bfloat16)
+    seen = []
+
+    class Watching(SpectrumLoss):
+        def __call__(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+            seen.append((torch.is_autocast_enabled("cpu"), logits.dtype))
+            return super().__call__(logits, batch)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        judged(logits, batch, batch["charge"] > 0, Watching(True, 0.2), train=False)
+    assert seen == [(False, torch.float32)]
 
 
 def test_steps_are_deterministic_algorithms() -> None:
