@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from launcher.branch.command import command, own_settings, said_again
+from launcher.branch.command import NODES, command, own_settings, said_again
 from launcher.branch.declared import Declared
 from launcher.branch.select import selected_names
 from launcher.config import BranchConfig
@@ -219,7 +219,7 @@ class TestDeclared:
         again = said_again(overrides, said)
         assert again == [override(key, value) for key, value in own_settings(said).items()]
         assert said_again([], said) == [
-            one if one.partition("=")[0] in ("loss", "model", "data") else f"++{one}" for one in again
+            one if one.partition("=")[0] in NODES else f"++{one}" for one in again
         ]
 
     @given(st.lists(st.tuples(DOTTED, LEAVES), max_size=4), DOTTED)

@@ -20,6 +20,7 @@ from torch import nn
 import launcher.branch.preflight
 import launcher.checkpoint.writer
 import launcher.run
+import launcher.training.device
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, write_manifest
 from launcher.checkpoint.writer import CheckpointWriter
@@ -250,3 +251,19 @@ def no_privilege() -> None:
     header = struct.pack("Ii", 0x20080522, 0)
     if os.geteuid() == 0 and libc.capset(header, struct.pack("IIIIII", *[0] * 6)) != 0:
         raise OSError(ctypes.get_errno(), "capset")
+
+
+def other_scale(trainer: Trainer) -> None:
+    scaler = trainer.live.scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 1024.0})  # type: ignore[no-untyped-call]
+
+
+def huge_scale() -> None:
+    """A scaler that begins so high that the first steps overflow."""
+    original = launcher.training.device.build_scaler
+
+    def huge(device: torch.device, precision: str) -> torch.amp.GradScaler:
+        enabled = original(device, precision).is_enabled()
+        return torch.amp.GradScaler(device.type, init_scale=2.0**60, enabled=enabled)
+
+    launcher.training.device.build_scaler = huge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from launcher.config import Config
@@ -55,3 +56,31 @@ class StageTask(TinyTask):
 
     def build_model(self) -> nn.Module:
         return Parts(self.encoder)
+
+
+class Awkward(nn.Module):
+    """Tied weights, a frozen layer, a buffer outside the state dict, a tensor that is no buffer at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward = nn.Linear(8, 8, bias=False)
+        self.frozen = nn.Linear(8, 8)
+        self.frozen.requires_grad_(False)
+        self.tied = nn.Linear(8, 8, bias=False)
+        self.tied.weight = self.inward.weight
+        self.outward = nn.Linear(8, 4)
+        self.register_buffer("ramp", torch.linspace(0.5, 1.5, 8), persistent=False)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.mask = torch.arange(8) % 2
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.calls += 1
+        hidden = self.tied(self.frozen(self.inward(inputs)).tanh()) * self.ramp * self.mask
+        output: Tensor = self.outward(nn.functional.dropout(hidden, 0.1, self.training))
+        return output
+
+
+class AwkwardTask(TinyTask):
+    def build_model(self) -> nn.Module:
+        return Awkward()

@@ -16,6 +16,10 @@ from launcher.training.optim import build_optimizer
 from launcher.training.task import Task
 
 
+SHOWN = 4
+"""How many of the tensors that do not fit are named."""
+
+
 def fit_findings(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
     """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's."""
     with torch.device("meta"):
@@ -47,8 +51,8 @@ def _tensor_findings(
 ) -> list[Finding]:
     if not unlike:
         return []
-    names = [f"{name} {left or 'absent'} → {right or 'absent'}" for name, left, right in unlike]
-    listing = "\n".join(names[:6]) + (f"\n… and {len(names) - 6} more" if len(names) > 6 else "")
+    names = [f"{name} {_change(left, right)}" for name, left, right in unlike]
+    listing = "\n".join(names[:SHOWN]) + (f"\n… and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
     if not keys:
         return [
@@ -72,6 +76,12 @@ def _tensor_findings(
             f"{back}, or restore a part: branch.restore=weights branch.exclude=[PATTERN,…]",
         )
     ]
+
+
+def _change(left: Kind | None, right: Kind | None) -> str:
+    if left is not None and right is not None and left.dtype == right.dtype:
+        return f"{list(left.shape)} → {list(right.shape)}"
+    return f"{left or 'absent'} → {right or 'absent'}"
 
 
 def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:

@@ -45,6 +45,8 @@ def _checkpoints(run: Run) -> list[dict[str, Any]]:
 def rendered(run: Run, facts: dict[str, Any]) -> RenderableType:
     """One run for a terminal."""
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in _lines(facts):
         table.add_row(name, escape(value))
     parts: list[RenderableType] = [table]

@@ -18,6 +18,8 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     record = run.record
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     facts.add_row("run", f"[bold]{run.id}[/] ({record.state})")
     if record.parent is not None:
         facts.add_row("parent", f"{record.parent.run} at step {record.parent.step}")

@@ -87,9 +87,9 @@ def _line(node: dict[str, Any]) -> Text:
 
 
 def shown_metrics(metrics: dict[str, float]) -> dict[str, float]:
-    """The few that stand for the rest: validation first, accuracies and errors before losses."""
+    """The few that stand for the rest: validation first, accuracies before losses, else the task's order."""
 
-    def rank(name: str) -> tuple[bool, bool, str]:
-        return (not name.startswith("val/"), "accuracy" not in name, name)
+    def rank(name: str) -> tuple[bool, bool]:
+        return (not name.startswith("val/"), "accuracy" not in name)
 
     return {name: metrics[name] for name in sorted(metrics, key=rank)[:SHOWN_METRICS]}

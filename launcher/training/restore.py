@@ -20,7 +20,7 @@ def model_from(task: Task, weights: Mapping[str, Tensor], device: torch.device) 
     """A model whose parameters and buffers are the tensors in ``weights`` themselves.
 
     It is built on the meta device, so that nothing is initialised or allocated twice. A model with
-    buffers outside its state dict needs their values and is built on the CPU instead.
+    tensors outside its state dict needs their values and is built on the CPU instead.
 
     Args:
         weights: name to tensor for every parameter and persistent buffer.
@@ -30,7 +30,7 @@ def model_from(task: Task, weights: Mapping[str, Tensor], device: torch.device) 
     """
     with torch.device("meta"):
         model = task.build_model()
-    if dict(model.named_buffers()).keys() - model.state_dict().keys():
+    if _holds_more(model):
         model = task.build_model()
     return load_weights(model, weights).to(device)
 
@@ -70,6 +70,13 @@ def _kind(tensor: Tensor | None) -> str:
     if tensor is None:
         return "absent"
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _holds_more(model: nn.Module) -> bool:
+    """Whether the model has tensors that its state dict lacks: other buffers, or plain attributes."""
+    if dict(model.named_buffers()).keys() - model.state_dict().keys():
+        return True
+    return any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values())
 
 
 def _shared_parameters(model: nn.Module) -> list[list[str]]:
