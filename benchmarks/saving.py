@@ -246,7 +246,7 @@ def main(kind: str, megabytes: str, rounds: str, directory: str) -> dict[str, An
             "stall": lambda: stall(int(megabytes), int(rounds), own),
             "memory-ours": lambda: memory("ours", int(megabytes), own),
             "memory-plain": lambda: memory("plain", int(megabytes), own),
-            "training": lambda: training(int(megabytes), int(rounds), own),
+            "training": lambda: training(int(megabytes), min(int(rounds), 4), own),
             "digests": lambda: digests(int(megabytes), int(rounds), own),
             "write": lambda: write_one(int(megabytes), place),
             "load": lambda: load(place),

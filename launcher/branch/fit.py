@@ -15,7 +15,6 @@ from launcher.findings import Finding, finding_of
 from launcher.training.optim import build_optimizer
 from launcher.training.task import Task
 
-
 SHOWN = 4
 """How many of the tensors that do not fit are named."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -24,9 +22,6 @@ from launcher.config import CheckpointConfig
 from launcher.errors import CheckpointError, RunFailed
 
 _log = logging.getLogger(__name__)
-
-_NICE = 5
-"""Priority of the writing thread: training goes first where cores are scarce."""
 
 
 class CheckpointWriter:
@@ -154,7 +149,6 @@ class CheckpointWriter:
         raise failure
 
     def _write(self, snapshot: Snapshot, about: About) -> None:
-        _yield_to_training()
         path = self._directory / layout.checkpoint_file(about.step)
         try:
             self._publish(path, snapshot.state(), about)
@@ -234,9 +228,3 @@ def _memory_errors(directory: Path) -> Any:
             found=error.strerror or str(error),
             do="train with less memory: the copy takes as much as the model and the optimizer together",
         ) from error
-
-
-def _yield_to_training() -> None:
-    """Lower the priority of this thread alone; Linux keeps it by thread."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
