@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,28 @@ settings.register_profile("search", deadline=None, max_examples=3000)
 settings.load_profile("suite")
 
 
+TrunkOf = Callable[..., Tiny]
+"""The tiny project with a trunk for which these overrides were typed."""
+
+
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def trunks(tmp_path_factory: pytest.TempPathFactory) -> TrunkOf:
+    """Each trunk that some test asks for, trained once. To be copied, not used."""
+    made: dict[tuple[str, ...], Tiny] = {}
+
+    def trunk(*typed: str) -> Tiny:
+        if typed not in made:
+            made[typed] = Tiny(tmp_path_factory.mktemp("trunk") / "outputs")
+            made[typed].train(*typed)
+        return made[typed]
+
+    return trunk
+
+
+@pytest.fixture(scope="session")
+def trained(trunks: TrunkOf) -> Tiny:
     """A trunk of 40 steps with a checkpoint each 10. To be copied, not used."""
-    tiny = Tiny(tmp_path_factory.mktemp("trained") / "outputs")
-    ended = tiny.launch()
-    assert ended.status == 0, ended.err
-    return tiny
+    return trunks()
 
 
 @pytest.fixture
@@ -32,7 +48,17 @@ def empty(tmp_path: Path) -> Tiny:
 
 
 @pytest.fixture
-def tiny(empty: Tiny, trained: Tiny) -> Tiny:
+def trunk_of(empty: Tiny, trunks: TrunkOf) -> TrunkOf:
+    """Copies the trunk with these overrides into ``empty``."""
+
+    def copied(*typed: str) -> Tiny:
+        shutil.copytree(trunks(*typed).outputs, empty.outputs)
+        return empty
+
+    return copied
+
+
+@pytest.fixture
+def tiny(trunk_of: TrunkOf) -> Tiny:
     """The tiny project with its trunk."""
-    shutil.copytree(trained.outputs, empty.outputs)
-    return empty
+    return trunk_of()

@@ -13,6 +13,7 @@ from launcher.checkpoint.difference import differing
 from launcher.checkpoint.manifest import Manifest, read_manifest_file
 from launcher.training.schedule import warmup_cosine
 from tests import tiny_faults
+from tests.conftest import TrunkOf
 from tests.tiny_process import Tiny, digest, manifests, metrics
 from tests.tiny_variants import Parts
 
@@ -115,9 +116,8 @@ class TestPart:
     """Stage 1's encoder into stage 2."""
 
     @pytest.fixture
-    def stage(self, empty: Tiny) -> Tiny:
-        empty.train(STAGE)
-        return empty
+    def stage(self, trunk_of: TrunkOf) -> Tiny:
+        return trunk_of(STAGE)
 
     def taken(self, stage: Tiny, *overrides: str, encoder: str = "encoder") -> dict[str, str]:
         """Of each tensor of the new model: ``trunk``, or ``new`` as the seed initialises it."""

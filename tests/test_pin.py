@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from launcher.layout import checkpoint_file, pin_of
+from tests.conftest import TrunkOf
 from tests.tiny_process import Tiny, digest
 
 
@@ -22,9 +23,8 @@ def conf(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def heavy(empty: Tiny) -> Tiny:
-    empty.train("loss=heavy", "loss.weight=0.7", "optimizer.lr=3e-3", "training.steps=41")
-    return empty
+def heavy(trunk_of: TrunkOf) -> Tiny:
+    return trunk_of("loss=heavy", "loss.weight=0.7", "optimizer.lr=3e-3", "training.steps=41")
 
 
 def pin(tiny: Tiny, conf: Path, name: str = "here", step: int = 20) -> Path:
@@ -65,19 +65,19 @@ def test_a_node_that_is_chosen_over_a_pinned_key_is_not_lost(heavy: Tiny, conf: 
     assert branch.record.differences == {"loss.weight": [0.7, 0.1]}
 
 
-def test_a_group_that_is_chosen_over_a_pinned_one_wins(empty: Tiny, conf: Path) -> None:
-    empty.train("loss=heavy")
-    pin(empty, conf)
+def test_a_group_that_is_chosen_over_a_pinned_one_wins(trunk_of: TrunkOf, conf: Path) -> None:
+    tiny = trunk_of("loss=heavy")
+    pin(tiny, conf)
     for order in (["+branch=here", "loss=plain"], ["loss=plain", "+branch=here"]):
-        branch = empty.train(f"--config-dir={conf}", *order)
+        branch = tiny.train(f"--config-dir={conf}", *order)
         assert branch.record.differences == {"loss.weight": [0.5, 0.1]}
 
 
-def test_a_pin_of_an_arm_says_what_the_arm_said(empty: Tiny, conf: Path) -> None:
-    empty.train("+arm=steep")
-    pin(empty, conf)
-    control = empty.train(f"--config-dir={conf}", "+branch=here")
-    assert digest(control) == digest(empty.trunk)
+def test_a_pin_of_an_arm_says_what_the_arm_said(trunk_of: TrunkOf, conf: Path) -> None:
+    tiny = trunk_of("+arm=steep")
+    pin(tiny, conf)
+    control = tiny.train(f"--config-dir={conf}", "+branch=here")
+    assert digest(control) == digest(tiny.trunk)
 
 
 def test_another_checkpoint_in_its_place_is_refused(tiny: Tiny, conf: Path) -> None:

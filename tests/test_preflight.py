@@ -20,7 +20,7 @@ def test_a_wrong_width_is_one_readable_table(tiny: Tiny) -> None:
     ended = tiny.refuse(POINT, "model.width=32")
     assert "1 finding stops the launch" in ended.err
     assert "model.width: checkpoint 16, config 32" in ended.err
-    assert "0.weight float32[16, 8] → float32[32, 8]" in ended.err
+    assert "0.weight [16, 8] → [32, 8]" in ended.err
     assert "model.width=16" in ended.err
     assert ended.err.count("┏") == 1
     narrow = tiny.refuse(POINT, "model.width=32", environment=NARROW)
@@ -116,10 +116,10 @@ class TestGroup:
 def test_all_findings_come_at_once(tiny: Tiny) -> None:
     tiny.train(POINT)
     trunk = tiny.train("seed=1")
-    wrong = [POINT, f"branch.from_run={trunk.id}", "model.width=32"]
+    wrong = [POINT, f"branch.from_run={trunk.id}", "model.width=32", "optimizer=sgd"]
     ended = tiny.refuse(*wrong, "seed=1", prepare=[partial(tiny_faults.little_space, 1000)])
-    assert "3 findings stop the launch" in ended.err
-    for what in ("model.width", "group checkpoint-20-experiments", "1.0 kB free"):
+    assert "4 findings stop the launch" in ended.err
+    for what in ("model.width", "torch.optim.SGD", "group checkpoint-20-experiments", "1.0 kB free"):
         assert what in ended.err
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from launcher.training.schedule import warmup_cosine
 from tests import tiny_faults
+from tests.conftest import TrunkOf
 from tests.tiny_process import Tiny, digest, manifests, metrics
 
 FACTOR = warmup_cosine(40, 5, 0.1)
@@ -130,10 +131,9 @@ def test_another_optimizer_class_is_not_silently_the_old_one(tiny: Tiny) -> None
 
 
 @pytest.fixture
-def unseeded(empty: Tiny) -> Tiny:
+def unseeded(trunk_of: TrunkOf) -> Tiny:
     """A trunk of another task."""
-    empty.train(*UNSEEDED)
-    return empty
+    return trunk_of(*UNSEEDED)
 
 
 UNSEEDED = ("task._target_=tests.tiny_variants.UnseededTask", "+model.scale=1.0")

@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from tests.conftest import TrunkOf
 from tests.tiny_process import Ended, Tiny, digest
 
 POINT = "branch.from_step=20"
@@ -18,14 +19,9 @@ def settling(ended: Ended, what: str) -> list[str]:
     return shlex.split(line.partition(what)[2])
 
 
-def trunk_with(empty: Tiny, *typed: str) -> Tiny:
-    empty.train(*typed)
-    return empty
-
-
 @pytest.fixture
-def heavy(empty: Tiny) -> Tiny:
-    return trunk_with(empty, "loss=heavy", "loss.weight=0.7", "optimizer.lr=3e-3")
+def heavy(trunk_of: TrunkOf) -> Tiny:
+    return trunk_of("loss=heavy", "loss.weight=0.7", "optimizer.lr=3e-3")
 
 
 def test_each_key_with_both_values(heavy: Tiny) -> None:
@@ -70,12 +66,12 @@ def test_only_what_was_not_typed_is_asked_about(heavy: Tiny) -> None:
         "seed=7",
     ],
 )
-def test_any_kind_of_value_is_printed_so_that_it_can_be_typed(empty: Tiny, typed: str) -> None:
-    trunk_with(empty, typed, "training.steps=20")
-    ended = empty.refuse("branch.from_step=10")
-    control = empty.train("branch.from_step=10", *settling(ended, "as the trunk:"))
+def test_any_kind_of_value_is_printed_so_that_it_can_be_typed(trunk_of: TrunkOf, typed: str) -> None:
+    tiny = trunk_of(typed, "training.steps=20")
+    ended = tiny.refuse("branch.from_step=10")
+    control = tiny.train("branch.from_step=10", *settling(ended, "as the trunk:"))
     assert control.record.branch_type == "control"
-    assert digest(control, 20) == digest(empty.trunk, 20)
+    assert digest(control, 20) == digest(tiny.trunk, 20)
 
 
 def test_a_checkpoint_without_its_run_is_told_by_key(heavy: Tiny) -> None:
@@ -114,9 +110,7 @@ def test_a_branch_of_a_branch_is_held_against_its_own_trunk(tiny: Tiny) -> None:
         "+loss.facts.source=paper",
     ],
 )
-def test_what_cannot_change_the_result_is_no_difference(empty: Tiny, typed: str) -> None:
-    trunk_with(empty, typed, "training.steps=20", "branch.tags=[a]")
-    step = max(int(path.stem.rpartition("_")[2]) for path in empty.trunk.directory.checkpoints.glob("*.pt"))
-    assert step == 20
-    control = empty.train(f"branch.from_run={empty.trunk.id}", "branch.from_step=20", "branch.steps=1")
+def test_what_cannot_change_the_result_is_no_difference(trunk_of: TrunkOf, typed: str) -> None:
+    tiny = trunk_of(typed, "training.steps=20", "branch.tags=[a]")
+    control = tiny.train(f"branch.from_run={tiny.trunk.id}", "branch.from_step=20", "branch.steps=1")
     assert control.record.branch_type == "control"

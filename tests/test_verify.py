@@ -12,6 +12,7 @@ import pytest
 
 from launcher.training.trainer import Trainer
 from tests import tiny_faults
+from tests.conftest import TrunkOf
 from tests.tiny_process import Ended, Tiny
 
 POINT = "branch.from_step=20"
@@ -118,11 +119,11 @@ def test_a_fault_at_a_checkpoint_is_named_by_its_tensor(
     [(tiny_faults.other_weight, "4.bias"), (tiny_faults.other_buffer, "1.running_mean")],
 )
 def test_with_a_checkpoint_at_each_step_weights_are_named_wherever_they_change(
-    empty: Tiny, fault: Callable[[Trainer], None], what: str
+    trunk_of: TrunkOf, fault: Callable[[Trainer], None], what: str
 ) -> None:
-    empty.train("checkpoint.every=1", "training.steps=30")
-    empty.train(POINT, "checkpoint.every=1", prepare=[partial(tiny_faults.after_step, 25, fault)])
-    assert divergence(empty) == ("model", 25, "checkpoint", f"model_state_dict.{what}")
+    tiny = trunk_of("checkpoint.every=1", "training.steps=30")
+    tiny.train(POINT, "checkpoint.every=1", prepare=[partial(tiny_faults.after_step, 25, fault)])
+    assert divergence(tiny) == ("model", 25, "checkpoint", f"model_state_dict.{what}")
 
 
 def test_between_checkpoints_weights_that_change_are_seen_at_the_next_step(tiny: Tiny) -> None:

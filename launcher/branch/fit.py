@@ -40,7 +40,9 @@ def fit_findings(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
         if (there.get(source) if source else None) != expected.get(name)
     ]
     findings = _tensor_findings(plan, manifest, unlike)
-    if not findings and plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset:
+    whole = plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset
+    # Of another model the number of parameters differs anyway; another class is a finding of its own.
+    if whole and (not findings or "optimizer._target_" in plan.differences):
         findings += _optimizer(plan, manifest, model)
     return findings
 
