@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from launcher.branch.command import command
 from launcher.branch.pin import pin
+from launcher.differences import override
 from launcher.errors import LauncherError
 from launcher.lineage import find_run
 from launcher.report import show as showing
@@ -111,8 +112,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _proof(verdict: Verdict) -> str:
-    shared = ", ".join(map(str, verdict.checkpoint_steps)) or "none"
-    seen = f"checkpoints at steps {shared}; {verdict.metric_lines} logged steps in every metric"
+    steps = ", ".join(map(str, verdict.checkpoint_steps))
+    shared = f"checkpoints at steps {steps}" if steps else "no checkpoint in common"
+    seen = f"{shared}; {verdict.metric_lines} logged steps in every metric"
     head = f"{verdict.run} against {verdict.trunk} from step {verdict.from_step}"
     if verdict.divergence is None:
         return f"[green]exact[/]: {head}\n  equal:    {seen}"
@@ -128,7 +130,11 @@ def _proof(verdict: Verdict) -> str:
 
 def _pin(options: argparse.Namespace) -> int:
     path = pin(options.checkpoint, options.name, options.outputs, options.conf)
-    elsewhere = [] if options.outputs == Path("multirun_outputs") else [f"paths.outputs={options.outputs}"]
+    elsewhere = (
+        []
+        if options.outputs == Path("multirun_outputs")
+        else [override("paths.outputs", str(options.outputs))]
+    )
     told = {"file": str(path), "command": command([f"+branch={options.name}", *elsewhere])}
     _print(options, told, escape(f"{path}\n{told['command']}"))
     return 0

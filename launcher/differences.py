@@ -74,13 +74,17 @@ def _spelling(value: Any) -> bytes:
     return canonical_json(value)
 
 
-def signature(config: Config, end_step: int, point_sha256: str | None) -> str:
-    """Eight hex digits that two runs share exactly if they compute the same."""
+def signature(config: Config, end_step: int, point_sha256: str | None, group: str | None = None) -> str:
+    """Eight hex digits that two runs share exactly if they compute the same.
+
+    A branch's ``group`` belongs to it: the same branch in two groups is two runs, with two ids.
+    """
     branch = asdict(config.branch)
     identity: dict[str, Any] = {"config": {**compared(plain(config)), "training.steps": end_step}}
     if point_sha256 is not None:
         identity["branch"] = {key: branch[key] for key in BRANCH_IDENTITY}
         identity["point"] = point_sha256
+        identity["group"] = group
     return hashlib.sha256(canonical_json(identity)).hexdigest()[:8]
 
 

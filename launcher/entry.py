@@ -66,9 +66,11 @@ def run_job(composed: DictConfig) -> float | None:
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        if HydraConfig.get().mode == RunMode.RUN:
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.RUN:
+            print(f"error: {error}", file=sys.stderr)
             raise SystemExit(error.exit_status) from None
+        print(f"error in {' '.join(hydra.overrides.task)}: {error}", file=sys.stderr)
         raise SiblingFailed(error) from error
     return None
 

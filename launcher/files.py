@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -120,12 +121,33 @@ def readable_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+@contextlib.contextmanager
+def only_process(path: Path) -> Iterator[bool]:
+    """Whether this is the only process that holds ``path``, as long as the context lasts.
+
+    An advisory lock: it goes when the process does, however that ends, and file systems without locks
+    let everybody in.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:
+            pass  # No locks here.
+        yield True
+    finally:
+        os.close(descriptor)
+
+
 def disk_error(error: OSError, path: Path) -> RunFailed:
     """A failed write in the user's words."""
     return RunFailed(
         f"Cannot write: {error.strerror or error}.",
         where=str(path),
-        do="free some space, or choose another place with paths.outputs=DIR",
+        do="make the place writable, with enough room, and give the same command again",
     )
 
 

@@ -43,6 +43,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains the run."""
+        return self.path / ".lock"
+
+    @property
     def restored(self) -> Path:
         """Manifest of the live state that a control was restored to, before its first step."""
         return self.path / "restored.json"

@@ -236,7 +236,7 @@ def find_run(outputs: Path, name: str) -> Run:
         places = [record.parent for record in outputs.glob(f"*/{glob.escape(name)}/run.json")]
         if len(places) == 1 and (run := read_run(places[0])).id == name:
             return run
-    runs, _ = read_runs(outputs)
+    runs, problems = read_runs(outputs)
     exact = [run for run in runs if run.id == name]
     found = exact or [
         run for run in runs if name and (run.id.startswith(name) or run.record.signature.startswith(name))
@@ -253,7 +253,10 @@ def find_run(outputs: Path, name: str) -> Run:
     raise UnknownRun(
         f"There is no run {name!r}.",
         where=str(outputs),
-        found=_listing(runs) if runs else "no runs",
+        found="; ".join(
+            [_listing(runs) if runs else "no runs"]
+            + [f"and a record that cannot be read: {problem.where}" for problem in problems]
+        ),
         do="see what there is: launcher tree",
     )
 
@@ -288,6 +291,12 @@ def state_now(record: RunRecord) -> State:
 
 
 def branched_steps(outputs: Path, run_id: str) -> set[int]:
-    """Steps of the run ``run_id`` from which some run branched."""
-    runs, _ = read_runs(outputs)
+    """Steps of the run ``run_id`` from which some run branched.
+
+    Raises:
+        LauncherError: a record cannot be read, so that nobody knows what its run branched from.
+    """
+    runs, problems = read_runs(outputs)
+    if problems:
+        raise problems[0]
     return {run.record.parent.step for run in children(runs, run_id) if run.record.parent is not None}

@@ -16,8 +16,8 @@ from launcher.branch.plan import Plan
 from launcher.checkpoint.manifest import About
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
-from launcher.errors import LauncherError
-from launcher.files import disk_error, write_text
+from launcher.errors import ConfigError, LauncherError
+from launcher.files import disk_error, only_process, write_text
 from launcher.findings import Finding
 from launcher.lineage import Origin, Parent, RunRecord, Start, State, branched_steps, read_run
 from launcher.report.progress_bar import ProgressBar
@@ -39,11 +39,22 @@ class Recording:
         self.plan = plan
         self.record = _record(plan, findings, environment)
         self._trainer: Trainer | None = None
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Recording:
+        try:
+            self._open()
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         directory = self.plan.directory
         try:
             directory.checkpoints.mkdir(parents=True, exist_ok=True)
+            if not self._held.enter_context(only_process(directory.lock)):
+                raise self._trained_elsewhere()
             write_text(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config))))
             self.record.write(directory.path)
         except OSError as error:
@@ -53,7 +64,6 @@ class Recording:
             directory.checkpoints, self.plan.config.checkpoint, self._branched_from
         )
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
-        return self
 
     def start(self, trainer: Trainer, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""
@@ -111,14 +121,31 @@ class Recording:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        if error is None:
-            return
+        with self._held:
+            if error is not None:
+                self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, LauncherError) and error.where is None:
+            error.where = str(self.plan.directory.path)
         with contextlib.suppress(LauncherError):  # The error that is already on its way came first.
             self._writer.close()
         state: State = "failed" if isinstance(error, Exception) else "interrupted"
         # A disk that is full cannot take the record either; the error itself is shown.
         with contextlib.suppress(OSError, LauncherError):
             self._end(state, (str(error) or type(error).__name__).splitlines()[0])
+
+    def _trained_elsewhere(self) -> ConfigError:
+        last = self.record.starts[-1] if self.record.starts else None
+        return ConfigError(
+            f"Another process is training {self.plan.id}.",
+            where=str(self.plan.directory.path),
+            found=f"process {last.pid} on {last.host}, since {last.time}"
+            if last
+            else "a process that starts",
+            expected="one process a run",
+            do="let it finish, or stop it and give this command again",
+        )
 
     def _end(self, state: State, error: str | None) -> None:
         self._bar.stop()

@@ -10,11 +10,12 @@ import torch
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import preflight, require_clean, resume_findings
+from launcher.branch.preflight import changed_data, differing_environment, preflight, require_clean
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
+from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
 from launcher.errors import BranchPointUnavailable
@@ -74,8 +75,8 @@ def run(config: Config, declared: Declared) -> Run:
 
     finished = read_run(run_plan.directory.path)
     print_summary(finished)
-    if not reached:
-        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked)
+    if interruption.asked is not None and not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
         raise SystemExit(interruption.exit_status)
     return finished
 
@@ -93,7 +94,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
         findings = preflight(plan, environment(device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
-        findings = resume_findings(read_manifest(own), fingerprint, environment(device))
+        manifest = read_manifest(own)
+        findings = differing_environment(manifest, environment(device)) + changed_data(manifest, fingerprint)
     require_clean(plan, findings)
     if findings:
         log.warning("\n%s", render_findings(findings))
@@ -153,10 +155,20 @@ def _branch_model(
 
 
 def _finished(plan: Plan) -> Run | None:
+    """The run, if it is finished; its data must still be what it was trained on.
+
+    Raises:
+        PreflightFailed: the same words now mean other data.
+    """
     if not plan.directory.record.is_file():
         return None
     there = read_run(plan.directory.path)
-    return there if there.record.state == "finished" else None
+    if there.record.state != "finished":
+        return None
+    for newest in checkpoints(plan.directory.checkpoints)[-1:]:
+        fingerprint = build_task(plan.config).fingerprint()
+        require_clean(plan, changed_data(read_manifest(newest), fingerprint))
+    return there
 
 
 def _record_start(plan: Plan, recording: Recording, trainer: Trainer, origin: Origin) -> None:

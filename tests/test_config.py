@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 import pytest
 
 from launcher import config
-from launcher.config import CHOICES, BranchConfig, Config, value_at
+from launcher.config import BranchConfig, Config
 from launcher.errors import ConfigError
+from launcher.validation import CHOICES, value_at
 
 TASK = {"task": {"_target_": "tests.tiny_task.TinyTask"}}
 

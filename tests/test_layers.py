@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("layout",),
+    ("layout", "validation"),
     ("config", "files"),
     ("differences",),
     ("training", "checkpoint", "trackers", "lineage"),

@@ -55,6 +55,11 @@ def _tensor_findings(
     names = [f"{name} {_change(left, right)}" for name, left, right in unlike]
     listing = "\n".join(names[:SHOWN]) + (f"\n… and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
+    rename = plan.config.branch.rename
+    if not keys and rename:
+        said = ", ".join(f"{old} → {new}" for old, new in rename.items())
+        expected = "names and shapes of the new model"
+        return [Finding("error", f"branch.rename: {said}", listing, expected, "check the prefixes")]
     if not keys:
         return [
             Finding(

@@ -53,8 +53,8 @@ def pin(reference: str, name: str, outputs: Path, conf: Path) -> Path:
                 do="choose another name, or remove it",
             )
         path.parent.mkdir(exist_ok=True)
-        write_text(path, text)
         write_text(pin_of(point.checkpoint), f"{name}\n")
+        write_text(path, text)
     except OSError as error:
         raise disk_error(error, Path(error.filename or os.fspath(path))) from error
     return path

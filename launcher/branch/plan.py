@@ -136,9 +136,10 @@ def _from_point(
     end, horizon, schedule_start = _length(config, declared, point, start)
     named, source = _named_group(config, environment)
     group, source = (point.group, "checkpoint") if named is None else (named, source)
+    _refuse_reserved(group, source)
     labels = _labels(changed, config, declared) + _branch_labels(config)
     job_type = "-".join(labels) or "control"
-    mark = signature(config, end, point.manifest.sha256)
+    mark = signature(config, end, point.manifest.sha256, group)
     directory = _directory(Path(config.paths.outputs) / legal_name(group), run_id(job_type, mark), mark)
     return Plan(
         kind="branch",
@@ -252,6 +253,17 @@ def _length(config: Config, declared: Declared, point: BranchPoint, start: Progr
     anew = branch.restore == "weights" or "scheduler" in branch.reset or branch.schedule == "restart"
     horizon = steps if branch.schedule == "restart" else there["horizon_steps"]
     return start.step + steps, horizon, 0 if anew else there["schedule_step"]
+
+
+def _refuse_reserved(group: str, source: str) -> None:
+    if legal_name(group) in {TRUNKS, SCRATCH, "unnamed"}:
+        raise ConfigError(
+            "That is no name for a group of siblings.",
+            where=source,
+            found=repr(group),
+            expected=f"any name but {TRUNKS} and {SCRATCH}, which are directories of other runs",
+            do="tracking.group=NAME",
+        )
 
 
 def _named_group(config: Config, environment: Mapping[str, str]) -> tuple[str | None, str]:

@@ -116,19 +116,17 @@ def _place(plan: Plan) -> list[Finding]:
 
 
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
-    touched = any(
-        name.partition(".")[0] in {"data", "task", "seed"}
-        for name in (*plan.declared.keys, *plan.declared.nodes)
-    )
-    if fingerprint == manifest.about.data_fingerprint or touched or plan.config.branch.restore == "weights":
+    """Other data is a difference like any other: fine if the config says so, refused if it does not."""
+    said = any(key.partition(".")[0] in {"data", "task"} for key in plan.differences)
+    if fingerprint == manifest.about.data_fingerprint or said:
         return []
     return [
         Finding(
             "error",
             "data",
             f"fingerprint {fingerprint}",
-            f"{manifest.about.data_fingerprint}, the trunk's data",
-            "give the trunk's data, or say that it is other data on purpose: data.path=FILE",
+            f"{manifest.about.data_fingerprint}, the data of {manifest.about.run}",
+            "put the file back as it was; for other data on purpose, give it another path: data.path=FILE",
         )
     ]
 
@@ -176,21 +174,19 @@ def _seed(plan: Plan) -> list[Finding]:
     return [Finding("note", f"seed={plan.config.seed}", found, "", "branch.reset=[rng] for new ones")]
 
 
-def resume_findings(manifest: Manifest, fingerprint: str, environment: Mapping[str, object]) -> list[Finding]:
-    """What has changed under a run since its own checkpoint ``manifest`` was written."""
-    findings = differing_environment(manifest, environment)
-    if fingerprint != manifest.about.data_fingerprint:
-        findings.append(
-            Finding(
-                "error",
-                "data",
-                f"fingerprint {fingerprint}",
-                f"{manifest.about.data_fingerprint}, as when the run was interrupted",
-                "put the data back as it was; to train on other data, branch: "
-                f"branch.from_run={manifest.about.run} data.path=FILE",
-            )
+def changed_data(manifest: Manifest, fingerprint: str) -> list[Finding]:
+    """Whether a run's data is still what it was when its own checkpoint ``manifest`` was written."""
+    if fingerprint == manifest.about.data_fingerprint:
+        return []
+    return [
+        Finding(
+            "error",
+            "data",
+            f"fingerprint {fingerprint}",
+            f"{manifest.about.data_fingerprint}, as {manifest.about.run} had",
+            "put the data back as it was; for other data on purpose, give it another path: data.path=FILE",
         )
-    return findings
+    ]
 
 
 def differing_environment(manifest: Manifest, environment: Mapping[str, object]) -> list[Finding]:

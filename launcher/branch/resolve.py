@@ -47,11 +47,11 @@ def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> B
         BranchPointUnavailable: no place has it, or the digest is not the one that was asked for.
     """
     failures: list[LauncherError] = []
-    places = [branch.from_checkpoint, *branch.mirrors] if branch.from_checkpoint else [None, *branch.mirrors]
+    places = [branch.from_checkpoint, *branch.mirrors]
     for place in places:
         try:
             if place is not None:
-                checkpoint = _in_place(Path(place).expanduser(), branch.from_step)
+                checkpoint = _in_reachable_place(place, branch.from_step)
             elif branch.from_run is not None or branch.from_step is not None:
                 checkpoint = _in_runs(branch, outputs, typed)
             else:
@@ -96,6 +96,16 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
     named = branch.name or checkpoint.name
     return BranchPoint(checkpoint, manifest, run, group_name(named, manifest.step), passed_over)
+
+
+def _in_reachable_place(place: str, step: int | None) -> Path:
+    try:
+        return _in_place(Path(place).expanduser(), step)
+    except (OSError, RuntimeError, ValueError) as error:
+        # Too long a name, an unknown user's home, a zero byte: no path at all.
+        raise BranchPointUnavailable(
+            "That is no path of a checkpoint.", where=repr(place)[:120], found=str(error)[:200], do="check it"
+        ) from error
 
 
 def _in_place(place: Path, step: int | None) -> Path:
@@ -145,7 +155,14 @@ def _in_runs(branch: BranchConfig, outputs: Path, typed: Sequence[str]) -> Path:
             return _in_place(run.directory.path, branch.from_step)
         except BranchPointUnavailable as error:
             raise _none_at(branch, [run], outputs, typed) from error
-    runs, _ = read_runs(outputs)
+    runs, problems = read_runs(outputs)
+    if problems:
+        raise BranchPointUnavailable(
+            "A run record cannot be read, so that the one run with this step cannot be told.",
+            where=problems[0].where,
+            found=problems[0].found,
+            do="say which run: branch.from_run=RUN; or restore the record, or move its directory away",
+        )
     assert branch.from_step is not None
     having = [run for run in runs if _has(run, branch.from_step)]
     if len(having) > 1:
@@ -201,18 +218,21 @@ def _commands_that_make(step: int | None, runs: list[Run], typed: Sequence[str])
     if not runs or step is None:
         return [f"train a trunk first: {command(place)}"]
     before = [
-        (there, run.id, run)
+        (there, run.record.kind == "trunk", run.id, run)
         for run in runs
+        if (run.record.kind == "trunk" or run.record.branch_type == "control") and step <= run.record.end_step
         for path in checkpoints(run.directory.checkpoints)
         if (there := checkpoint_step(path.name) or 0) < step
     ]
+    if not before and any(checkpoints(run.directory.checkpoints) for run in runs):
+        return ["take a step that there is"]
     if not before:
         # The trunk that is there is finished; one of another seed is another trunk.
         return [
             f"train a trunk with checkpoints there: {command(place, 'seed=1', f'checkpoint.every={step}')}",
             f"then branch from it: {command(typed, 'seed=1')}",
         ]
-    nearest, name, run = max(before, key=lambda one: one[:2])
+    nearest, _, name, run = max(before, key=lambda one: one[:3])
     point = [f"branch.from_run={name}", f"branch.from_step={nearest}", f"branch.steps={step - nearest}"]
     return [
         "take a step that there is, or make this one: "

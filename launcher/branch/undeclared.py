@@ -27,10 +27,9 @@ def refuse_undeclared(
     if not undeclared:
         return
     settle = _as_the_trunk(undeclared, config, declared, point)
-    own = [
-        override(key, mine) if key in flatten(plain(config)) else f"++{override(key, mine)}"
-        for key, (_, mine) in undeclared.items()
-    ]
+    here = flatten(plain(config))
+    # What this run has not at all cannot be typed: it comes with the option that its node has here.
+    own = [override(key, mine) for key, (_, mine) in undeclared.items() if key in here]
     raise UndeclaredDifference(
         f"The branch differs from its trunk {point.run_id} in something that was not typed.",
         where=", ".join(undeclared),

@@ -202,8 +202,8 @@ def write_failure(error: OSError, path: Path, needed: int | None = None) -> RunF
         found=found,
         expected=f"{files.readable_bytes(needed)} free" if needed else None,
         do=(
-            "free some space, or choose another place with paths.outputs=DIR",
-            "start the run again: it goes on from its newest whole checkpoint",
+            "make the place writable, with enough room",
+            "then give the same command again: it goes on from the newest whole checkpoint",
         ),
     )
 

@@ -10,9 +10,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.config import CHOICES, WandbConfig
+from launcher.config import WandbConfig
 from launcher.errors import ConfigError
 from launcher.trackers.base import RunIdentity, State
+from launcher.validation import CHOICES
 
 if TYPE_CHECKING:
     import wandb

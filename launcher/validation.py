@@ -1,0 +1,166 @@
+"""What values a config may have, checked once, at the edge: choices, ranges, contradictions.
+
+The knobs themselves, with meaning, unit and default, are in :mod:`launcher.config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from launcher.errors import ConfigError
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "branch.restore": ("full", "weights"),
+    "branch.reset": ("optimizer", "scheduler", "data", "rng", "step"),
+    "branch.step_mode": ("continue", "reset"),
+    "branch.schedule": ("keep", "restart"),
+    "branch.on_unavailable": ("error", "scratch"),
+    "checkpoint.best_mode": ("max", "min"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("fp32", "bf16", "fp16"),
+    "tracker.wandb.mode": ("auto", "online", "offline", "disabled"),
+}
+"""The values that a key may have; of a list, each of its elements."""
+
+
+def value_at(config: object, key: str) -> Any:
+    """The value at a dotted key of a config; None where a node on the way is absent."""
+    for part in key.split("."):
+        if config is None:
+            return None
+        config = config[part] if isinstance(config, Mapping) else getattr(config, part)
+    return config
+
+
+def validate(config: Any) -> None:
+    """Refuse values and combinations that cannot be meant, before anything starts.
+
+    Raises:
+        ConfigError: names the dotted key, the value found, and what was expected.
+    """
+    for key, choices in CHOICES.items():
+        _check_choice(key, value_at(config, key), choices)
+    for key, smallest in _SMALLEST.items():
+        value = value_at(config, key)
+        if value is not None and value < smallest:
+            raise ConfigError(
+                f"{key} is out of range.", found=f"{key}={value}", expected=f"at least {smallest}"
+            )
+    for key in (
+        "paths.outputs",
+        "branch.name",
+        "branch.from_run",
+        "branch.from_checkpoint",
+        "tracking.group",
+    ):
+        _check_text(key, value_at(config, key))
+    if (config.threads or 0) > 4096:
+        raise ConfigError(
+            "threads is out of range.", found=f"threads={config.threads}", expected="at most 4096"
+        )
+    if config.seed >= 2**32:
+        raise ConfigError("seed is out of range.", found=f"seed={config.seed}", expected="less than 2**32")
+    _validate_branch(config.branch)
+
+
+_SMALLEST: Mapping[str, float] = {
+    "seed": 0,
+    "threads": 1,
+    "training.steps": 1,
+    "training.gradient_clip": 0.0,
+    "training.log_every": 1,
+    "training.validate_every": 0,
+    "checkpoint.every": 1,
+    "checkpoint.keep_last": 1,
+    "checkpoint.keep_every": 1,
+    "branch.from_step": 0,
+    "branch.steps": 1,
+}
+
+
+_LARGEST: Mapping[str, int] = {"seed": 2**32 - 1, "threads": 4096}
+_NAMES = ("paths.outputs", "branch.name", "branch.from_run", "branch.from_checkpoint", "tracking.group")
+
+
+def _check_text(key: str, value: str | None) -> None:
+    """A name or a path: not empty, and no part of it longer than a file system takes."""
+    if value is None:
+        return
+    if not value.strip() or "\0" in value or any(len(part.encode()) > 200 for part in value.split("/")):
+        raise ConfigError(
+            f"{key} is no name or path.",
+            found=f"{key}={value[:60]!r}" + ("…" if len(value) > 60 else ""),
+            expected="at least one character, and at most 200 between two slashes",
+        )
+
+
+def _check_choice(key: str, value: Any, choices: tuple[str, ...]) -> None:
+    for one in value if isinstance(value, list) else [value]:
+        if one is not None and one not in choices:
+            raise ConfigError(f"{key} has no such value.", found=f"{key}={one}", expected=" | ".join(choices))
+
+
+def _validate_branch(branch: Any) -> None:
+    contradictions = [
+        (
+            branch.from_checkpoint is not None and branch.from_run is not None,
+            "branch.from_checkpoint and branch.from_run both name a place to start from.",
+            "give one of the two",
+        ),
+        (
+            branch.restore == "weights" and "optimizer" in branch.reset,
+            "branch.restore=weights does not restore the optimizer, so it cannot be reset.",
+            "drop branch.reset, or use branch.restore=full",
+        ),
+        (
+            branch.restore == "weights" and bool(branch.reset),
+            "branch.restore=weights restores the model only, so nothing else can be reset.",
+            "drop branch.reset, or use branch.restore=full",
+        ),
+        (
+            branch.restore == "full" and bool(branch.include or branch.exclude or branch.rename),
+            "branch.include, branch.exclude and branch.rename restore a part of the model, "
+            "and an optimizer state for a part does not exist.",
+            "add branch.restore=weights",
+        ),
+        (
+            branch.schedule == "restart" and "scheduler" in branch.reset,
+            "branch.schedule=restart already starts the scheduler anew.",
+            "drop scheduler from branch.reset, or use branch.schedule=keep to keep the trunk's horizon",
+        ),
+        (
+            len(set(branch.reset)) != len(branch.reset),
+            "branch.reset names a part twice.",
+            "name each part once",
+        ),
+        (
+            branch.sha256 is not None
+            and (len(branch.sha256) != 64 or set(branch.sha256) - set("0123456789abcdef")),
+            "branch.sha256 is not a content digest.",
+            "give the 64 lower-case hex digits that `launcher pin` or `launcher show` print",
+        ),
+    ]
+    for wrong, what, do in contradictions:
+        if wrong:
+            raise ConfigError(what, found=_spelled(branch), do=do)
+    default = type(branch)()
+    of_a_trunk = {"notes", "tags"}
+    alone = [
+        key for key, value in vars(branch).items() if value != getattr(default, key) and key not in of_a_trunk
+    ]
+    if alone and not branch.asked:
+        raise ConfigError(
+            f"branch.{alone[0]} is set, but no branch point is named.",
+            found=_spelled(branch),
+            expected="branch.from_step, branch.from_run, branch.from_checkpoint, or +branch=NAME",
+        )
+
+
+def _spelled(branch: Any) -> str:
+    default = type(branch)()
+    return " ".join(
+        f"branch.{key}={str(value).replace(' ', '')}"
+        for key, value in vars(branch).items()
+        if value != getattr(default, key)
+    )
