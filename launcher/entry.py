@@ -70,7 +70,7 @@ def run_job(composed: DictConfig) -> float | None:
         if hydra.mode == RunMode.RUN:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(error.exit_status) from None
-        print(f"error in {' '.join(hydra.overrides.task)}: {error}", file=sys.stderr)
+        print(f"error: {error}\n  sibling:  {' '.join(hydra.overrides.task)}", file=sys.stderr)
         raise SiblingFailed(error) from error
     return None
 

@@ -80,7 +80,7 @@ _SMALLEST: Mapping[str, float] = {
 
 
 _LARGEST: Mapping[str, int] = {"seed": 2**32 - 1, "threads": 4096}
-_NAMES = ("paths.outputs", "branch.name", "branch.from_run", "branch.from_checkpoint", "tracking.group")
+_NAMES = ("paths.outputs", "branch.name", "branch.from_checkpoint", "tracking.group")
 
 
 def _check_text(key: str, value: str | None) -> None:

@@ -220,12 +220,10 @@ def _commands_that_make(step: int | None, runs: list[Run], typed: Sequence[str])
     before = [
         (there, run.record.kind == "trunk", run.id, run)
         for run in runs
-        if (run.record.kind == "trunk" or run.record.branch_type == "control") and step <= run.record.end_step
+        if (run.record.kind == "trunk" or run.record.branch_type == "control")
         for path in checkpoints(run.directory.checkpoints)
         if (there := checkpoint_step(path.name) or 0) < step
     ]
-    if not before and any(checkpoints(run.directory.checkpoints) for run in runs):
-        return ["take a step that there is"]
     if not before:
         # The trunk that is there is finished; one of another seed is another trunk.
         return [
