@@ -47,20 +47,13 @@ def validate(config: Any) -> None:
             raise ConfigError(
                 f"{key} is out of range.", found=f"{key}={value}", expected=f"at least {smallest}"
             )
-    for key in (
-        "paths.outputs",
-        "branch.name",
-        "branch.from_run",
-        "branch.from_checkpoint",
-        "tracking.group",
-    ):
+    for key, largest in _LARGEST.items():
+        if (value := value_at(config, key)) is not None and value > largest:
+            raise ConfigError(
+                f"{key} is out of range.", found=f"{key}={value}", expected=f"at most {largest}"
+            )
+    for key in _NAMES:
         _check_text(key, value_at(config, key))
-    if (config.threads or 0) > 4096:
-        raise ConfigError(
-            "threads is out of range.", found=f"threads={config.threads}", expected="at most 4096"
-        )
-    if config.seed >= 2**32:
-        raise ConfigError("seed is out of range.", found=f"seed={config.seed}", expected="less than 2**32")
     _validate_branch(config.branch)
 
 
