@@ -94,6 +94,16 @@ class TestFromStep:
         assert {run.record.parent.run for run in branches if run.record.parent} == {tiny.trunk.id}
         assert {20 in manifests(run) for run in branches} == {True}
 
+    def test_with_a_record_that_cannot_be_read_it_does_not_guess(self, tiny: Tiny) -> None:
+        """The run that cannot be read may be another one with this step."""
+        other = tiny.outputs / "trunks" / "trunk-damaged" / "run.json"
+        other.parent.mkdir()
+        other.write_text("{")
+        ended = tiny.refuse("branch.from_step=20")
+        assert str(other) in ended.err
+        assert "branch.from_run=RUN" in ended.err
+        tiny.train("branch.from_step=20", f"branch.from_run={tiny.trunk.id}")
+
 
 class TestFromRun:
     def test_by_prefix_signature_or_directory(self, tiny: Tiny) -> None:

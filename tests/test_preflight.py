@@ -97,6 +97,16 @@ class TestGroup:
         assert another.record.group == "second-20-experiments"
         assert digest(one) == digest(another)
 
+    @pytest.mark.parametrize("name", ["trunks", "scratch", "///"])
+    def test_it_is_not_the_directory_of_other_runs(self, tiny: Tiny, name: str) -> None:
+        ended = tiny.refuse(POINT, f"tracking.group={name}")
+        assert "tracking.group" in ended.err
+
+    def test_the_same_branch_in_two_groups_is_two_runs(self, tiny: Tiny) -> None:
+        one, other = tiny.train(POINT), tiny.train(POINT, "tracking.group=another")
+        assert one.id != other.id
+        assert digest(one) == digest(other)
+
     def test_it_can_be_set_and_says_by_whom(self, tiny: Tiny) -> None:
         named = tiny.train(POINT, "tracking.group=by hand")
         assert (named.record.group, named.record.group_source) == ("by hand", "tracking.group")
@@ -180,6 +190,11 @@ def test_a_manifest_of_another_state_is_refused(tiny: Tiny) -> None:
     ended = tiny.launch(POINT)
     assert ended.status == 2
     assert "Traceback" not in ended.err
+
+
+def test_a_run_that_is_finished_is_not_taken_for_one_on_other_data(tiny: Tiny) -> None:
+    tiny.refuse(prepare=[partial(tiny_faults.other_fingerprint, "0" * 64)])
+    assert tiny.launch().status == 0
 
 
 def test_a_sibling_that_is_there_is_not_run_again(tiny: Tiny) -> None:

@@ -141,6 +141,13 @@ class TestDifferences:
         one, other = ({**config, "model": {key: value}} for value in (old, new))
         assert differences(one, other) == {f"model.{key}": (old, new)}
 
+    @given(st.integers(-(2**53), 2**53))
+    def test_one_number_spelled_twice_is_one_number(self, number: int) -> None:
+        assert differences({"a": {"b": number}}, {"a": {"b": float(number)}}) == {}
+
+    def test_yes_is_not_one(self) -> None:
+        assert differences({"a": {"b": True}}, {"a": {"b": 1}}) == {"a.b": (True, 1)}
+
     @given(CONFIGS, st.sampled_from(NOT_COMPARED), KEYS, LEAVES)
     def test_what_changes_no_result_is_none(
         self, config: dict[str, Any], pattern: str, key: str, value: Any

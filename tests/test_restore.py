@@ -18,7 +18,7 @@ from launcher.training.restore import load_weights, model_from
 from tests.tiny_faults import Kill
 from tests.tiny_process import Tiny, digest, metrics
 from tests.tiny_task import TinyTask
-from tests.tiny_variants import Awkward, AwkwardTask
+from tests.tiny_variants import Awkward, AwkwardTask, Masked, MaskedTask
 
 AWKWARD = "task._target_=tests.tiny_variants.AwkwardTask"
 CPU = torch.device("cpu")
@@ -77,6 +77,13 @@ class TestAwkwardModel:
         assert torch.equal(model.ramp, torch.linspace(0.5, 1.5, 8))
         assert torch.equal(model.mask, torch.arange(8) % 2)
         assert model.calls.item() == 20
+
+
+def test_a_tensor_that_is_only_an_attribute_has_its_values(tiny: Tiny) -> None:
+    fresh = Masked()
+    model = model_from(MaskedTask(CONFIG), fresh.state_dict(), CPU)
+    assert isinstance(model, Masked)
+    assert torch.equal(model.mask, fresh.mask)
 
 
 class TestMemory:

@@ -126,6 +126,19 @@ def test_siblings_go_on_where_the_fan_out_was_stopped(tiny: Tiny) -> None:
     assert digest(tiny.run("control-")) == digest(tiny.trunk)
 
 
+def test_two_processes_do_not_train_one_run(empty: Tiny, trained: Tiny) -> None:
+    go = empty.outputs.parent / "go"
+    first = empty.start(prepare=[partial(tiny_faults.wait_at, 25, go)])
+    wait_until(lambda: logged(empty) >= 24, first.process.is_alive)
+    second = empty.launch()
+    assert second.status == 2
+    assert "Another process is training" in second.err
+    assert str(first.pid) in second.err
+    go.touch()
+    assert first.end().status == 0
+    as_if_undisturbed(empty.trunk, trained.trunk)
+
+
 class TestKilled:
     def test_it_is_shown_as_interrupted(self, empty: Tiny) -> None:
         assert empty.launch(prepare=[Kill(25, "SIGKILL", saved=True)]).status == 137

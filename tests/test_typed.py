@@ -160,3 +160,12 @@ def test_a_switch_that_needs_state_from_the_first_step_on_is_refused(tiny: Tiny)
         "branch.from_step=20", "+optimizer.amsgrad=true", "branch.reset=[optimizer,scheduler]"
     )
     assert digest(branch) != digest(tiny.trunk)
+
+
+def test_another_place_of_the_same_data_is_told_and_changes_nothing(trunk_of: TrunkOf) -> None:
+    tiny = trunk_of("+data.path=here/spectra.mgf")
+    branch = tiny.train("branch.from_step=20", "+data.path=there/spectra.mgf")
+    [finding] = branch.record.findings
+    assert (finding["level"], finding["what"]) == ("note", "data.path=there/spectra.mgf")
+    assert "same content" in finding["found"]
+    assert digest(branch) == digest(tiny.trunk)

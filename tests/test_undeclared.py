@@ -62,6 +62,7 @@ def test_only_what_was_not_typed_is_asked_about(heavy: Tiny) -> None:
         "+model.note='a b, [c] it\\'s {d}'",
         "+model.more={a:1,b:[x,null,true]}",
         "~optimizer.fused",
+        "~optimizer.eps",
         "optimizer=sgd",
         "seed=7",
     ],

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import struct
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,3 +268,15 @@ def huge_scale() -> None:
         return torch.amp.GradScaler(device.type, init_scale=2.0**60, enabled=enabled)
 
     launcher.training.device.build_scaler = huge
+
+
+def wait_at(step: int, until: Path) -> None:
+    """The process stands still before a step until a file is there."""
+    original = TinyTask.batch
+
+    def patient(task: TinyTask, at: int) -> Batch:
+        while at == step and not until.exists():
+            time.sleep(0.01)
+        return original(task, at)
+
+    TinyTask.batch = patient  # type: ignore[method-assign]

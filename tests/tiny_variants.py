@@ -81,6 +81,24 @@ class Awkward(nn.Module):
         return output
 
 
+class Masked(nn.Module):
+    """Its mask is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+        self.mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.linear(inputs) * self.mask
+        return output
+
+
+class MaskedTask(TinyTask):
+    def build_model(self) -> nn.Module:
+        return Masked()
+
+
 class AwkwardTask(TinyTask):
     def build_model(self) -> nn.Module:
         return Awkward()
