@@ -96,13 +96,14 @@ class TestFromStep:
 
     def test_with_a_record_that_cannot_be_read_it_does_not_guess(self, tiny: Tiny) -> None:
         """The run that cannot be read may be another one with this step."""
+        point = ["branch.from_step=20", f"branch.from_run={tiny.trunk.id}"]
         other = tiny.outputs / "trunks" / "trunk-damaged" / "run.json"
         other.parent.mkdir()
         other.write_text("{")
         ended = tiny.refuse("branch.from_step=20")
         assert str(other) in ended.err
         assert "branch.from_run=RUN" in ended.err
-        tiny.train("branch.from_step=20", f"branch.from_run={tiny.trunk.id}")
+        assert tiny.train(*point).record.branch_type == "control"
 
 
 class TestFromRun:

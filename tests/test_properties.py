@@ -281,10 +281,16 @@ class TestSelect:
         assert chosen == dict(zip(model, there, strict=True))
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=8,
+JSON: st.SearchStrategy[Any] = st.deferred(
+    lambda: (
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=8)
+        | st.lists(JSON, max_size=3)
+        | st.dictionaries(st.text(max_size=8), JSON, max_size=3)
+    )
 )
 A_RECORD = asdict(record("run-b", "run-a", 20, findings=[{"level": "note", "what": "x", "found": "y"}]))
 

@@ -47,10 +47,11 @@ def test_one_that_was_pinned_stays(empty: Tiny, tmp_path: Path) -> None:
 
 def test_while_nobody_can_tell_what_was_branched_from_all_stay(empty: Tiny) -> None:
     tiny = interrupted(empty)
+    trunk = tiny.trunk
     unreadable = tiny.outputs / "checkpoint-15-experiments" / "x" / "run.json"
     unreadable.parent.mkdir(parents=True)
     unreadable.write_text("{")
     ended = tiny.launch(KEEP)
     assert ended.status == 0
     assert "could not be removed" in ended.err
-    assert sorted(manifests(tiny.trunk)) == [15, 20, 30, 40]
+    assert sorted(manifests(trunk)) == [15, 20, 30, 40]
