@@ -16,7 +16,7 @@ demo: $(INSTALLED) ## a trunk, a control and a branch with the fixed loss, side 
 	$(PY) train.py +branch=ckpt15k
 	$(PY) train.py +branch=ckpt15k loss=fixed
 	$(PY) -m launcher.cli tree
-	$(PY) -m launcher.cli verify multirun_outputs/checkpoint-15k-experiments/control-*
+	$(PY) -m launcher.cli verify $$(ls -d multirun_outputs/checkpoint-15k-experiments/control-* | head -n 1)
 
 test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
 	$(PY) -m ruff format --check .

@@ -117,18 +117,9 @@ def _place(plan: Plan) -> list[Finding]:
 
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     """Other data is a difference like any other: fine if the config says so, refused if it does not."""
-    said = any(key.partition(".")[0] in {"data", "task"} for key in plan.differences)
-    if fingerprint == manifest.about.data_fingerprint or said:
+    if any(key.partition(".")[0] in {"data", "task"} for key in plan.differences):
         return []
-    return [
-        Finding(
-            "error",
-            "data",
-            f"fingerprint {fingerprint}",
-            f"{manifest.about.data_fingerprint}, the data of {manifest.about.run}",
-            "put the file back as it was; for other data on purpose, give it another path: data.path=FILE",
-        )
-    ]
+    return changed_data(manifest, fingerprint)
 
 
 def _siblings(plan: Plan, manifest: Manifest) -> list[Finding]:
@@ -175,7 +166,7 @@ def _seed(plan: Plan) -> list[Finding]:
 
 
 def changed_data(manifest: Manifest, fingerprint: str) -> list[Finding]:
-    """Whether a run's data is still what it was when its own checkpoint ``manifest`` was written."""
+    """Whether the data is still what it was when the checkpoint of ``manifest`` was written."""
     if fingerprint == manifest.about.data_fingerprint:
         return []
     return [
