@@ -113,7 +113,7 @@ def branch(plan: Plan, task: Task, device: torch.device) -> Trainer:
     assert plan.point is not None
     config = plan.config
     seed_all(config.seed)
-    # Preflight has read the file's digest a moment ago.
+    # Every byte was checked a moment ago, when the branch point was resolved.
     state = read_state(plan.point.checkpoint, digests=False)
     trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device))
     trainer.load_state_dict(selected_state(state, config.branch))
