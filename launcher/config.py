@@ -130,6 +130,44 @@ class TrackingConfig:
 
 
 @dataclass
+class FanoutConfig:
+    """How ``-m`` launches siblings."""
+
+    if_exists: str = "resume"
+    """What becomes of a sibling that is there already. ``resume``: finished ones are skipped, others go on;
+    ``rerun``: it runs once more, in a directory of its own; ``error``: nothing is launched."""
+    skip_bad: bool = False
+    """Launch the other siblings although the checks stop some."""
+    zip: list[str] = field(default_factory=list)
+    """Keys whose lists of values are walked together instead of each with each."""
+    control: bool = False
+    """Launch the control as well: the sibling without any of the swept overrides."""
+    max_parallel: int | None = None
+    """Siblings that train at the same time; ``null``: as many as the launcher has room for."""
+    stop_on_failure: bool = False
+    """Start no further sibling once one has failed; those that run go on."""
+    dry_run: bool = False
+    """Check everything and show what would be launched, and launch nothing."""
+    point: str | None = None
+    """Set by the sweeper: the branch point as PATH@SHA256, the same for all siblings."""
+    repeat: int = 1
+    """Set by the sweeper: which one of several runs of the same signature this is."""
+    id: str | None = None
+    """Set by the sweeper: the fan-out that the sibling belongs to."""
+
+
+@dataclass
+class LaunchConfig:
+    """The processes of one run."""
+
+    nproc: int = 1
+    """Processes that train one run together (DDP ranks). Exactness holds at an equal number. On SLURM it is
+    ``hydra.launcher.nodes`` times ``hydra.launcher.tasks_per_node``."""
+    snapshot: bool = True
+    """On SLURM: run a copy of the code as it was at submission, whatever is edited afterwards."""
+
+
+@dataclass
 class PathsConfig:
     """Where things lie."""
 
@@ -167,6 +205,8 @@ class Config:
     branch: BranchConfig = field(default_factory=BranchConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    fanout: FanoutConfig = field(default_factory=FanoutConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     seed: int = 0
     """Seed of initialisation, data order and dropout; 0 to 2**32 - 1."""

@@ -14,6 +14,8 @@ from launcher.files import canonical_json, flatten
 
 NOT_COMPARED: tuple[str, ...] = (
     "paths.*",
+    "fanout.*",
+    "launch.snapshot",
     "tracker",
     "tracker.*",
     "tracking.*",

@@ -18,6 +18,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "branch.on_unavailable": ("error", "scratch"),
     "checkpoint.best_mode": ("max", "min"),
     "device": ("auto", "cpu", "cuda"),
+    "fanout.if_exists": ("resume", "rerun", "error"),
     "precision": ("fp32", "bf16", "fp16"),
     "tracker.wandb.mode": ("auto", "online", "offline", "disabled"),
 }
@@ -69,10 +70,13 @@ _SMALLEST: Mapping[str, float] = {
     "checkpoint.keep_every": 1,
     "branch.from_step": 0,
     "branch.steps": 1,
+    "fanout.max_parallel": 1,
+    "fanout.repeat": 1,
+    "launch.nproc": 1,
 }
 
 
-_LARGEST: Mapping[str, int] = {"seed": 2**32 - 1, "threads": 4096}
+_LARGEST: Mapping[str, int] = {"seed": 2**32 - 1, "threads": 4096, "launch.nproc": 4096}
 _NAMES = ("paths.outputs", "branch.name", "branch.from_checkpoint", "tracking.group")
 
 

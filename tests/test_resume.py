@@ -130,12 +130,15 @@ def test_two_processes_do_not_train_one_run(empty: Tiny, trained: Tiny) -> None:
     go = empty.outputs.parent / "go"
     first = empty.start(prepare=[partial(tiny_faults.wait_at, 25, go)])
     wait_until(lambda: logged(empty) >= 24, first.process.is_alive)
-    second = empty.launch()
-    assert second.status == 2
-    assert "Another process is training" in second.err
-    assert str(first.pid) in second.err
-    go.touch()
-    assert first.end().status == 0
+    try:
+        second = empty.launch()
+        assert second.status == 2
+        assert "Another process is training" in second.err
+        assert str(first.pid) in second.err
+    finally:
+        go.touch()
+        ended = first.end()
+    assert ended.status == 0
     as_if_undisturbed(empty.trunk, trained.trunk)
 
 

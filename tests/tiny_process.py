@@ -104,7 +104,8 @@ class Tiny:
             overrides = (*overrides, f"paths.outputs={self.outputs}")
         streams = tempfile.TemporaryDirectory()
         arguments = (module, list(overrides), {**WIDE, **(environment or {})}, list(prepare), streams.name)
-        process = _context.Process(target=_child, args=arguments)
+        # A test that fails does not wait for it.
+        process = _context.Process(target=_child, args=arguments, daemon=True)
         process.start()
         return Started(process, streams)
 

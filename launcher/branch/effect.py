@@ -61,6 +61,7 @@ class Settings:
             "precision": config.precision,
             "deterministic": config.deterministic,
             "threads": config.threads,
+            "nproc": config.launch.nproc,
             "model": self._model(),
             "data": self._task.fingerprint(),
         }
