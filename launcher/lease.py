@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from launcher.errors import LauncherError
@@ -130,31 +130,42 @@ class Lease:
         self._stop = threading.Event()
         self._rate = _Rate()
         self._root.mkdir(parents=True, exist_ok=True)
-        new = self._root / f"new-{uuid.uuid4().hex}"
-        new.mkdir()
-        while True:
-            self.token = (_newest(self._root) or 0) + 1
-            self._holder = Holder(
-                token=self.token,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                machine=_machine(),
-                pid_started=_process_start(os.getpid()),
-                job_id=job_id,
-                restarts=restarts,
-                time=time_now,
-            )
-            self._place = self._root / str(self.token)
-            (new / _LEASE).write_text(json.dumps(asdict(self._holder)), encoding="utf-8")
-            try:
-                new.rename(self._place)
-                break
-            except OSError:
-                if not self._place.exists():
-                    raise
+        self._holder = Holder(
+            token=0,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=_machine(),
+            pid_started=_process_start(os.getpid()),
+            job_id=job_id,
+            restarts=restarts,
+            time=time_now,
+        )
+        self.token, self._place = self._taken()
         self._move_older_away()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
+
+    def _taken(self) -> tuple[int, Path]:
+        """The token that no other start has, and its directory."""
+        new = self._root / f"new-{uuid.uuid4().hex}"
+        new.mkdir()
+        while True:
+            token = (_newest(self._root) or 0) + 1
+            self._holder = replace(self._holder, token=token)
+            (new / _LEASE).write_text(json.dumps(asdict(self._holder)), encoding="utf-8")
+            place = self._root / str(token)
+            try:
+                new.rename(place)
+            except OSError:
+                if not place.exists() and (_newest(self._root) or 0) < token:
+                    raise
+                continue
+            if _newest(self._root) == token:
+                return token, place
+            # Two newer starts came by: one took this token, the other moved it away.
+            with contextlib.suppress(OSError):
+                place.rename(new)
+            new.mkdir(exist_ok=True)
 
     def aside(self) -> Path:
         """The directory to write files aside in, before they are renamed to where they belong.
