@@ -8,48 +8,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from launcher.branch.declared import Declared, declared
-from launcher.config import Config
-from launcher.errors import ConfigError, LauncherError
+from launcher.composition import config_from, declared_by
+from launcher.errors import LauncherError
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
-
-
-def config_from(composed: DictConfig) -> Config:
-    """The validated config of a composed one.
-
-    Raises:
-        ConfigError: names the dotted key.
-    """
-    try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(
-            f"{error.full_key} has no value.",
-            where=str(error.full_key),
-            expected="a value on the command line or in a config file",
-            do=f"{error.full_key}=VALUE",
-        ) from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
-    assert isinstance(plain, dict)
-    return Config.from_plain({str(key): value for key, value in plain.items()})
-
-
-def declared_by_job() -> Declared:
-    """What was declared by the job that Hydra is running."""
-    hydra = HydraConfig.get()
-    directories = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    return declared(hydra.overrides.task, dict(hydra.runtime.choices), directories)
 
 
 def run_job(composed: DictConfig) -> float | None:
@@ -62,7 +32,7 @@ def run_job(composed: DictConfig) -> float | None:
 
     _log_to_stderr()
     try:
-        run(config_from(composed), declared_by_job())
+        run(config_from(composed), declared_by(HydraConfig.get()))
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise

@@ -40,16 +40,39 @@ class Superseded(LauncherError):
 
 
 @dataclass(frozen=True)
-class Holder:
-    """The process that has a token, and its last sign of life."""
+class Process:
+    """A process, told from every other one on any machine."""
 
-    token: int
     host: str
     pid: int
     machine: str
     """Identifies the running kernel and the process namespace in which ``pid`` means something."""
     pid_started: str
-    """The process's start in clock ticks since boot, which tells it from a later one with its number."""
+    """Its start in clock ticks since boot, which tells it from a later process with its number."""
+
+    @classmethod
+    def this(cls) -> Process:
+        """The process that asks."""
+        pid = os.getpid()
+        return cls(socket.gethostname(), pid, _machine(), _process_start(pid))
+
+    @property
+    def here(self) -> bool:
+        """Whether it runs where it can be looked at."""
+        return self.machine == _machine()
+
+    @property
+    def there(self) -> bool:
+        """Whether it is there, if it is ``here``."""
+        return _process_start(self.pid) == self.pid_started
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that has a token, and its last sign of life."""
+
+    token: int
+    process: Process
     job_id: str | None
     """SLURM job, where it runs as one."""
     restarts: int = 0
@@ -71,13 +94,13 @@ class Holder:
         """Whether the process is there, as far as can be told from here."""
         if self.released:
             return False
-        if self.machine == _machine():
-            return _process_start(self.pid) == self.pid_started
+        if self.process.here:
+            return self.process.there
         return self.age_seconds < DEAD_SECONDS
 
     def __str__(self) -> str:
         job = f", SLURM job {self.job_id}" if self.job_id else ""
-        return f"process {self.pid} on {self.host}{job}, since {self.time}"
+        return f"process {self.process.pid} on {self.process.host}{job}, since {self.time}"
 
 
 def holder(directory: RunDirectory) -> Holder | None:
@@ -89,15 +112,16 @@ def holder(directory: RunDirectory) -> Holder | None:
             value = read_json_object(path)
             known = {one.name for one in fields(Holder)}
             found = {key: value[key] for key in value if key in known}
-            here = found.get("machine") == _machine()
-            return Holder(**{**found, "age_seconds": 0.0 if here else _age(directory.leases, path)})
+            process = Process(**found.pop("process"))
+            age = 0.0 if process.here else _age(directory.leases, path)
+            return Holder(**{**found, "process": process, "age_seconds": age})
         except FileNotFoundError:
             # A newer start moved it away while we looked.
             newer = _newest(directory.leases)
             if newer == token:
                 return None
             token = newer
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None
     return None
 
@@ -132,10 +156,7 @@ class Lease:
         self._root.mkdir(parents=True, exist_ok=True)
         self._holder = Holder(
             token=0,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            machine=_machine(),
-            pid_started=_process_start(os.getpid()),
+            process=Process.this(),
             job_id=job_id,
             restarts=restarts,
             time=time_now,

@@ -10,7 +10,13 @@ import torch
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import changed_data, differing_environment, preflight, require_clean
+from launcher.branch.preflight import (
+    changed_data,
+    differing_environment,
+    preflight,
+    recheck,
+    require_clean,
+)
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -91,7 +97,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
             do="bring either back; a branch never begins from nothing",
         )
     if own is None:
-        findings = preflight(plan, environment(device))
+        check = preflight if plan.config.fanout.id is None else recheck
+        findings = check(plan, environment(device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
         manifest = read_manifest(own)

@@ -16,6 +16,7 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
+from launcher.lease import Process
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,7 @@ class Launch:
     """Id of the fan-out."""
     time: str
     """ISO 8601, UTC."""
-    host: str = ""
-    """Where the command was typed."""
-    pid: int = 0
+    by: Process
     """The process that launched it."""
     job_id: str | None = None
     """On SLURM: ``123_4``; of a job that is no array, ``123``."""
@@ -67,8 +66,10 @@ def read_launch(directory: Path) -> Launch:
     path = RunDirectory(directory).launch
     known = {one.name for one in fields(Launch)}
     try:
-        return Launch(**{key: value for key, value in read_json_object(path).items() if key in known})
-    except (OSError, ValueError, TypeError) as error:
+        value = read_json_object(path)
+        found = {key: value[key] for key in value if key in known}
+        return Launch(**{**found, "by": Process(**found["by"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise LauncherError(
             "How this run was launched cannot be read.",
             where=str(path),
