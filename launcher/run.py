@@ -24,8 +24,9 @@ from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
-from launcher.errors import BranchPointUnavailable
+from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
+from launcher.launchers.sibling import failed_sibling
 from launcher.lineage import Origin, Run, read_run
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
@@ -53,6 +54,7 @@ def run(config: Config, declared: Declared) -> Run:
         SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
     """
     run_plan = plan(config, declared)
+    _refuse_after_failure(run_plan)
     if (done := _finished(run_plan)) is not None:
         log.info("%s is finished already; nothing to do.", done.id)
         print_summary(done)
@@ -85,6 +87,22 @@ def run(config: Config, declared: Declared) -> Run:
         log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
         raise SystemExit(interruption.exit_status)
     return finished
+
+
+def _refuse_after_failure(plan: Plan) -> None:
+    """With ``fanout.stop_on_failure``, no sibling starts once another one failed.
+
+    Raises:
+        LauncherError: names the one that failed.
+    """
+    fanout = plan.config.fanout
+    if fanout.stop_on_failure and fanout.id and (failed := failed_sibling(plan.directory, fanout.id)):
+        raise LauncherError(
+            f"{plan.id} is not started: its sibling {failed} failed.",
+            where=str(plan.directory.path),
+            found="fanout.stop_on_failure=true",
+            do=f"settle what failed, then: launcher retry {plan.group}",
+        )
 
 
 def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:

@@ -147,7 +147,8 @@ def with_point(one: Candidate, fanout_id: str, handed: str | None) -> Config:
         fanout_id: the fan-out.
         handed: the branch point; see :func:`launcher.branch.resolve.handed_on`.
     """
-    assert one.plan is not None and one.config is not None
+    assert one.plan is not None
+    assert one.config is not None
     tracking = one.config.tracking
     if one.plan.tracker_group is not None:
         # Where the name came from may not be there when the sibling starts (an environment variable).

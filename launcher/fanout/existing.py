@@ -42,7 +42,7 @@ def what_is_there(directory: RunDirectory, jobs: Mapping[str, str] | None = None
     if record.state == "finished":
         return There("finished")
     launch = _launch(directory)
-    if launch is not None and _waits(launch, jobs):
+    if launch is not None and _waits(launch, record.state, jobs):
         return There(
             "queued", f"job {launch.job_id}" if launch.job_id else f"process {launch.by.pid} launches it"
         )
@@ -58,7 +58,8 @@ def _launch(directory: RunDirectory) -> Launch | None:
         return None
 
 
-def _waits(launch: Launch, jobs: Mapping[str, str] | None) -> bool:
+def _waits(launch: Launch, state: str, jobs: Mapping[str, str] | None) -> bool:
     if launch.job_id is not None:
+        # Also one that was interrupted: SLURM starts it again.
         return jobs is not None and launch.job_id in jobs
-    return launch.by.here and launch.by.there and launch.by.pid != os.getpid()
+    return state == "queued" and launch.by.here and launch.by.there and launch.by.pid != os.getpid()

@@ -7,6 +7,7 @@ after the launch changes nothing, and a requeued job reads what was submitted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
 from launcher.lease import Process
+from launcher.lineage import read_run
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def read_launch(directory: Path) -> Launch:
             found=str(error),
             do="launch it again with the command that it was launched with",
         ) from error
+
+
+def failed_sibling(directory: RunDirectory, fanout: str) -> str | None:
+    """Id of a run beside ``directory`` that belongs to the same fan-out and failed; None if none did."""
+    for path in sorted(directory.path.parent.glob("*/launch.json")):
+        with contextlib.suppress(LauncherError):
+            if read_launch(path.parent).fanout == fanout and read_run(path.parent).record.state == "failed":
+                return path.parent.name
+    return None
 
 
 @dataclass(frozen=True)
