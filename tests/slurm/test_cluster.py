@@ -58,9 +58,7 @@ def test_preemption_sends_the_signal_and_requeues(slurm: Cluster, tmp_path: Path
     log = tmp_path / "log"
     # The batch shell gets the signal, and leaves: the grace time is not waited for.
     script = f"trap 'echo USR2 >>{log}; exit' USR2; echo start >>{log}; sleep 1000 & wait"
-    low = slurm.submit(
-        script, "--partition=low", "--nodes=4", "--exclusive", "--signal=B:USR2@90", "--requeue"
-    )
+    slurm.submit(script, "--partition=low", "--nodes=4", "--exclusive", "--signal=B:USR2@90", "--requeue")
     assert wait_for_text(slurm, log) == "start\n"
     high = slurm.submit("sleep 1000", "--partition=high", "--nodes=4", "--exclusive")
     wait_for_state(slurm, "RUNNING", high)
@@ -87,20 +85,26 @@ def runs(pid: str) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("fault", ["kill", "cut"])
-def test_the_job_of_a_lost_node_runs_again_elsewhere(slurm: Cluster, tmp_path: Path, fault: str) -> None:
-    log = tmp_path / "log"
-    job = slurm.submit(f"echo $SLURMD_NODENAME $$ >>{log}; sleep 1000 & wait")
-    (lost, pid) = slurm.wait_for(lambda: starts(log), LIMIT, "the job has started")[0]
-    getattr(slurm, fault)(lost)
-    assert runs(pid) == (fault == "cut")
-    slurm.wait_for(lambda: len(starts(log)) == 2, LIMIT, "the job has started again")
-    assert starts(log)[1][0] != lost
-    assert runs(pid) == (fault == "cut")
-    slurm.revive(lost)
-    wait_for_state(slurm, "RUNNING", job)
+def test_the_jobs_of_lost_nodes_run_again_elsewhere(slurm: Cluster, tmp_path: Path) -> None:
+    logs = {name: tmp_path / name for name in ("killed", "cut")}
+    for log in logs.values():
+        slurm.submit(f"echo $SLURMD_NODENAME $$ >>{log}; sleep 1000 & wait", "--exclusive")
+    slurm.wait_for(lambda: all(starts(log) for log in logs.values()), LIMIT, "the jobs have started")
+    first = {name: starts(log)[0] for name, log in logs.items()}
+    slurm.kill(first["killed"][0])
+    slurm.cut(first["cut"][0])
+    assert not runs(first["killed"][1])
+    slurm.wait_for(
+        lambda: all(len(starts(log)) == 2 for log in logs.values()), LIMIT, "they have started again"
+    )
+    assert runs(first["cut"][1])
+    nodes = [node for log in logs.values() for node, _ in starts(log)]
+    assert sorted(nodes) == list(NODES)
+    for node, _ in first.values():
+        slurm.revive(node)
+    assert {(job.state, job.restarts) for job in slurm.jobs()} == {("RUNNING", "1")}
     slurm.reset()
-    assert not runs(pid)
+    assert [pid for log in logs.values() for _, pid in starts(log) if runs(pid)] == []
     assert slurm.jobs() == []
 
 
@@ -110,6 +114,7 @@ def test_a_job_outlives_the_controller_and_accounting(slurm: Cluster, tmp_path: 
         f"echo start >>{log}; until [ -e {tmp_path}/end ]; do sleep 0.1; done; echo end >>{log}"
     )
     assert wait_for_text(slurm, log) == "start\n"
+    slurm.wait_for_saved(job)
     slurm.accounting(alive=False)
     slurm.controller(alive=False)
     for command in ("squeue", "sacct"):
@@ -127,6 +132,7 @@ def test_up_heals_what_a_killed_session_left(slurm: Cluster) -> None:
     job = slurm.submit("sleep 1000", "--nodelist=n1")
     wait_for_state(slurm, "RUNNING", job)
     slurm.run("scontrol", "update", "nodename=n2", "state=drain", "reason=test")
+    slurm.wait_for_saved(job)
     slurm.kill("n3")
     slurm.controller(alive=False)
     slurm.up()
@@ -134,3 +140,12 @@ def test_up_heals_what_a_killed_session_left(slurm: Cluster) -> None:
     slurm.reset()
     assert slurm.jobs() == []
     assert slurm.run("sinfo", "-h", "-p", "main", "-o", "%D %T") == "4 idle\n"
+
+
+def test_waiting_says_what_it_waited_for_and_shows_the_queue(slurm: Cluster) -> None:
+    job = slurm.submit("sleep 1000", "--job-name=waited-for", "--hold")
+    with pytest.raises(AssertionError) as failed:
+        slurm.wait_for(lambda: False, 0.2, "pigs fly")
+    said = str(failed.value)
+    for expected in ("pigs fly", "waited-f", "End of ", f"_slurm_rpc_submit_batch_job: JobId={job} "):
+        assert expected in said
