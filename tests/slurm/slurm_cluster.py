@@ -81,8 +81,8 @@ class Cluster:
     def controller(self, alive: bool) -> None:
         """SIGKILL to slurmctld, or start it and wait until it answers.
 
-        slurmctld saves its state some seconds after a change. What it had not saved is lost, as on any cluster: a new
-        job is unknown, a cancelled one lives again. ``wait_for_saved`` before the kill avoids that.
+        slurmctld saves its state up to 5 s after a change. What it had not saved is lost, as on any cluster:
+        a new job is unknown, a cancelled one lives again. ``wait_for_saved`` before the kill avoids that.
         """
         self._script("controller", "up" if alive else "kill")
 
@@ -126,12 +126,12 @@ class Cluster:
         return dict(line.split("|", maxsplit=1) for line in lines)
 
     def wait_for_saved(self, job: str) -> None:
-        """Wait until slurmctld has saved all that it knows about jobs now. ``job`` is one that is not over."""
+        """Wait until slurmctld has saved all that it knows now. ``job`` is one that is not over."""
+        token = f"saved-{time.monotonic_ns()}"
         saved = self.home() / "state" / "job_state"
-        before = saved.stat().st_mtime_ns if saved.exists() else 0
-        self.run("scontrol", "update", f"jobid={job}", f"comment={before}")
+        self.run("scontrol", "update", f"jobid={job}", f"comment={token}")
         self.wait_for(
-            lambda: saved.exists() and saved.stat().st_mtime_ns > before, 60, "slurmctld saves its state"
+            lambda: saved.exists() and token.encode() in saved.read_bytes(), 60, "slurmctld saves its state"
         )
 
     def wait_for(self, predicate: Callable[[], T], seconds: float, what: str) -> T:
