@@ -72,7 +72,7 @@ class BranchSweeper(BasicSweeper):
         assert self.config is not None
         settings = _fanout_settings(self.config)
         candidates = self._candidates(self.siblings(arguments, settings))
-        check(candidates, remote=getattr(self.launcher, "remote", False))
+        candidates = check(candidates, remote=getattr(self.launcher, "remote", False))
         print_findings(candidates)
         if settings.dry_run:
             show(candidates)

@@ -53,8 +53,10 @@ class Candidate:
         return self.good and self.there.state not in {"finished", "running", "queued"}
 
 
-def check(candidates: Sequence[Candidate], remote: bool) -> None:
+def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
     """Plan and check every candidate; what is found stands in each.
+
+    Returns all of them, without a control that was asked for beside one that is among the siblings.
 
     Args:
         candidates: composed, or with a finding that says why not.
@@ -78,6 +80,7 @@ def check(candidates: Sequence[Candidate], remote: bool) -> None:
             one.findings.append(finding_of(error))
         if one.plan is not None:
             _note_equal(one, seen.setdefault(one.plan.directory.path.resolve(), one))
+    return [one for one in candidates if one.swept or one.plan is None or one in seen.values()]
 
 
 def _findings(planned: Plan, there: There, runs: list[Run], remote: bool) -> list[Finding]:
@@ -97,7 +100,7 @@ def _findings(planned: Plan, there: There, runs: list[Run], remote: bool) -> lis
 
 
 def _note_equal(one: Candidate, first: Candidate) -> None:
-    if one is first or one.plan is None:
+    if one is first or one.plan is None or not one.swept:
         return
     found = f"{' '.join(first.swept)} and {' '.join(one.swept)} are both {one.plan.id}"
     one.findings.append(

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from rich.console import Console
 
 from launcher.branch.command import command
@@ -105,13 +106,16 @@ def launch(
                 outcomes = {each.id: each for each in own.launch_siblings(siblings, settings, run)}
             else:
                 returned = list(launcher.launch([_overrides(one, fanout) for one in wanted], 0))
+                outcomes = {
+                    each.id: _outcome(each, job) for each, job in zip(siblings, returned, strict=False)
+                }
         except (KeyboardInterrupt, SystemExit) as error:
             leaving = error
         except Exception as error:
             # What a launcher of Hydra's makes of a job that died; the records say which one.
             log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
         if not getattr(launcher, "remote", False):
-            _settle(siblings)
+            _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if leaving is not None:
         raise leaving
@@ -146,7 +150,17 @@ def _overrides(one: Candidate, fanout: Fanout) -> list[str]:
     return [*one.overrides, *handed_overrides(launched_config(one, fanout))]
 
 
-def _settle(siblings: Sequence[Sibling]) -> None:
+def _outcome(sibling: Sibling, job: JobReturn) -> Outcome:
+    """How a job of one of Hydra's launchers ended."""
+    if job.status != JobStatus.FAILED:
+        return Outcome(sibling.id, 0)
+    cause = job._return_value  # Asking for return_value raises it.
+    told = cause.args[0] if isinstance(cause, Exception) and cause.args else cause
+    return Outcome(sibling.id, 1, str(told).splitlines()[0] if str(told) else type(cause).__name__)
+
+
+def _settle(siblings: Sequence[Sibling], outcomes: Mapping[str, Outcome]) -> None:
     """Siblings that this process will not start any more do not wait for it either."""
     for one in siblings:
-        not_started(RunDirectory(one.directory), "not started")
+        reason = outcomes[one.id].reason if one.id in outcomes else ""
+        not_started(RunDirectory(one.directory), reason or "not started")

@@ -117,8 +117,8 @@ def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run
         return "not started", None
     state: str = state_now(run)
     outcome = outcomes.get(one.plan.id)
-    if outcome is not None and not run.record.starts and outcome.status not in {None, 0}:
-        state = "failed"
+    if not run.record.starts and (state != "queued" or (outcome is not None and outcome.status)):
+        state = "not started"
     return state, run
 
 
