@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -36,11 +37,16 @@ from launcher.training.trainer import Trainer
 log = logging.getLogger("launcher.run")
 
 
-def run(config: Config, declared: Declared) -> Run:
+def run(config: Config, declared: Declared, interruption: Interruption | None = None) -> Run:
     """Bring the run that ``config`` describes to its end, from wherever it is.
 
     Its own newest checkpoint comes first, the branch point second, nothing only for a trunk or where
     scratch was asked for. A run that is finished is not run again.
+
+    Args:
+        config: the run's.
+        declared: what of it was said on purpose.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
 
     Raises:
         LauncherError: the input was wrong or the run failed; the record says so too.
@@ -58,7 +64,10 @@ def run(config: Config, declared: Declared) -> Run:
         log.warning("Passing over a damaged checkpoint. %s", problem)
     findings = _checked(run_plan, own, device)
 
-    with Interruption() as interruption, Recording(run_plan, findings, environment(device)) as recording:
+    with (
+        nullcontext(interruption) if interruption else Interruption() as interruption,
+        Recording(run_plan, findings, environment(device)) as recording,
+    ):
         task = build_task(config)
         trainer: Trainer
         origin: Origin
