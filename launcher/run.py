@@ -65,7 +65,7 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
     findings = _checked(run_plan, own, device)
 
     with (
-        nullcontext(interruption) if interruption else Interruption() as interruption,
+        nullcontext(interruption) if interruption else Interruption() as stop,
         Recording(run_plan, findings, environment(device)) as recording,
     ):
         task = build_task(config)
@@ -79,14 +79,14 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
         else:
             trainer, origin = begin(run_plan, task, device), "nothing"
         _record_start(run_plan, recording, trainer, origin)
-        reached = train(trainer, run_plan.end_step, config, recording, interruption)
+        reached = train(trainer, run_plan.end_step, config, recording, stop)
         recording.finish("finished" if reached else "interrupted")
 
     finished = read_run(run_plan.directory.path)
     print_summary(finished)
-    if interruption.asked is not None and not reached:
-        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
-        raise SystemExit(interruption.exit_status)
+    if stop.asked is not None and not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
+        raise SystemExit(stop.exit_status)
     return finished
 
 

@@ -2,11 +2,11 @@
 
 SLURM says two things with signals, and the answer to one is wrong for the other:
 
-- SIGUSR2 comes before the time limit, and at preemption on clusters with ``send_user_signal``. The job has to
-  ask for its own requeue.
-- SIGTERM alone is ``scancel``, or preemption on other clusters; nothing tells them apart. A requeue would bring
-  a cancelled job back to life, and a job that leaves by itself while it is preempted counts as failed and is
-  not started again. So the job waits to be killed, and SLURM does what it meant.
+- SIGUSR2 comes before the time limit, and at preemption on clusters with ``send_user_signal``. The job has
+  to ask for its own requeue.
+- SIGTERM alone is ``scancel``, or preemption on other clusters; nothing tells them apart. A requeue would
+  bring a cancelled job back to life, and a job that leaves by itself while it is preempted counts as failed
+  and is not started again. So the job waits to be killed, and SLURM does what it meant.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def leave(
     if signal.SIGUSR2 not in interruption.received:
         _say(f"job {job.id}: the state is saved; waiting for SLURM to end the job.")
         if not _comes_true(lambda: signal.SIGUSR2 in interruption.received, kill_seconds):
-            _say(
-                f"job {job.id}: nobody ended it within {kill_seconds:.0f} s; leaving. Launch it again to go on."
-            )
+            _say(f"job {job.id}: not ended within {kill_seconds:.0f} s; leaving. Launch it again to go on.")
             return interruption.exit_status
     if job.rank != 0:
         _comes_true(lambda: False, requeue_seconds)

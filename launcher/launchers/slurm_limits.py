@@ -69,7 +69,7 @@ def partitions() -> dict[str, Partition]:
 
 
 def minutes(limit: str) -> float | None:
-    """Minutes of SLURM's ``[DAYS-]HOURS:MINUTES:SECONDS`` or ``MINUTES:SECONDS``; None if there is no limit."""
+    """Minutes of SLURM's ``[DAYS-]HOURS:MINUTES:SECONDS`` or ``MINUTES:SECONDS``; None: no limit."""
     if limit in ("infinite", "n/a", "UNLIMITED", "INVALID"):
         return None
     days, _, rest = limit.rpartition("-")

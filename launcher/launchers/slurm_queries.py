@@ -19,7 +19,18 @@ ANSWER_SECONDS = 60.0
 CERTAIN_SECONDS = 5.0
 """Time between two questions whose equal answers are believed: a lost node's job is FAILED for a moment."""
 ENDED = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED TIMEOUT".split()
+    # fmt: skip
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "TIMEOUT",
+    ]
 )
 """States of a job that does not run any more, unless SLURM puts it back into the queue."""
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "PriorityLong", "NodeList", "Name")
