@@ -42,7 +42,7 @@ class Partition:
     def __str__(self) -> str:
         limit = "no time limit" if self.minutes is None else f"at most {self.minutes:.0f} min"
         kinds = ", ".join(
-            f"{kind.count} x {kind.cpus} CPUs {kind.memory_mb // 1000} GB"
+            f"{kind.count} x {kind.cpus} CPUs {kind.memory_mb // 1024} GB"
             + (f" {kind.gpus} GPUs" if kind.gpus else "")
             for kind in self.nodes
         )

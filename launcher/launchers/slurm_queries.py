@@ -18,19 +18,9 @@ ANSWER_SECONDS = 60.0
 """How long SLURM has for an answer; its own programs give up a little earlier."""
 CERTAIN_SECONDS = 5.0
 """Time between two questions whose equal answers are believed: a lost node's job is FAILED for a moment."""
-ENDED = frozenset(
-    # fmt: skip
-    [
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "TIMEOUT",
-    ]
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 )
 """States of a job that does not run any more, unless SLURM puts it back into the queue."""
 _FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "PriorityLong", "NodeList", "Name")
@@ -170,7 +160,7 @@ def states(jobs: Sequence[str]) -> dict[str, JobState]:
         else:
             ended = booked.get(job) or (there.state if there is not None else "UNKNOWN")
             answer[job] = replace(
-                there or JobState(job, ended), state=ended, listed=ended not in {*ENDED, "UNKNOWN"}
+                there or JobState(job, ended), state=ended, listed=ended not in (*ENDED, "UNKNOWN")
             )
     return answer
 
