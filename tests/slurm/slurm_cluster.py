@@ -79,7 +79,11 @@ class Cluster:
         self._script("node", "up", node)
 
     def controller(self, alive: bool) -> None:
-        """SIGKILL to slurmctld, or start it and wait until it answers."""
+        """SIGKILL to slurmctld, or start it and wait until it answers.
+
+        slurmctld saves its state up to 5 s after a change. What it had not saved is lost, as on any cluster:
+        a new job is unknown, a cancelled one lives again. ``wait_for_saved`` before the kill avoids that.
+        """
         self._script("controller", "up" if alive else "kill")
 
     def accounting(self, alive: bool) -> None:
@@ -106,7 +110,7 @@ class Cluster:
         return _run(command, _without_slurm() | self._environment)
 
     def submit(self, script: str, *options: str) -> str:
-        """The id of a batch job with this text, whose output is discarded unless ``options`` say otherwise."""
+        """The id of a batch job with this text. Its output is discarded unless ``options`` say otherwise."""
         wrapped = ["--parsable", "--chdir=/", "--output=/dev/null", *options, f"--wrap={script}"]
         return self.run("sbatch", *wrapped).strip()
 
@@ -120,6 +124,15 @@ class Cluster:
         """State by job id, as sacct has it: one entry for a job, one for each started task of an array."""
         lines = self.run("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", job).splitlines()
         return dict(line.split("|", maxsplit=1) for line in lines)
+
+    def wait_for_saved(self, job: str) -> None:
+        """Wait until slurmctld has saved all that it knows now. ``job`` is one that is not over."""
+        token = f"saved-{time.monotonic_ns()}"
+        saved = self.home() / "state" / "job_state"
+        self.run("scontrol", "update", f"jobid={job}", f"comment={token}")
+        self.wait_for(
+            lambda: saved.exists() and token.encode() in saved.read_bytes(), 60, "slurmctld saves its state"
+        )
 
     def wait_for(self, predicate: Callable[[], T], seconds: float, what: str) -> T:
         """Ask until the answer is true, and return it. The seconds are a limit for failures, not a pace.
