@@ -78,11 +78,13 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
 
     renamed = {"name": "job_name", "timeout_min": "time", "tasks_per_node": "ntasks_per_node"}
     ours = {"submitit_folder", "max_num_timeout", "mem_gb", "wait", "python", "setup"}
-    given = {
+    given: dict[str, Any] = {
         renamed.get(key, key): value
         for key, value in settings.items()
         if key not in ours and value is not None and not key.startswith("_")
     }
+    # Submitit's key for accounting is "submitit"; where such keys are kept, nobody knows that one.
+    given["wckey"] = None
     if settings.get("mem_gb") is not None:
         given["mem"] = _convert_mem(settings["mem_gb"])
     cpus = settings.get("cpus_per_task")
@@ -101,9 +103,8 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
     ]
     command = f'bash -c {shlex.quote(_GUARDED)} launcher {python} -P -m launcher.job "$launcher_run"'
     setup.append("launcher_run=${launcher_runs[$SLURM_ARRAY_TASK_ID]}")
-    # Its own key for accounting is "submitit"; where such keys are kept, nobody knows that one.
     text: str = _make_sbatch_string(
-        command=command, folder=folder, map_count=count, setup=setup, wckey=None, **given
+        command=command, folder=folder, map_count=count, setup=setup, **given
     )
     return text
 
