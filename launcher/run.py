@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -43,11 +44,16 @@ from launcher.training.trainer import Trainer
 log = logging.getLogger("launcher.run")
 
 
-def run(config: Config, declared: Declared) -> Run:
+def run(config: Config, declared: Declared, interruption: Interruption | None = None) -> Run:
     """Bring the run that ``config`` describes to its end, from wherever it is.
 
     Its own newest checkpoint comes first, the branch point second, nothing only for a trunk or where
     scratch was asked for. A run that is finished is not run again.
+
+    Args:
+        config: the run's.
+        declared: what of it was said on purpose.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
 
     Raises:
         LauncherError: the input was wrong or the run failed; the record says so too.
@@ -66,7 +72,10 @@ def run(config: Config, declared: Declared) -> Run:
         log.warning("Passing over a damaged checkpoint. %s", problem)
     findings = _checked(run_plan, own, device)
 
-    with Interruption() as interruption, Recording(run_plan, findings, environment(device)) as recording:
+    with (
+        nullcontext(interruption) if interruption else Interruption() as stop,
+        Recording(run_plan, findings, environment(device)) as recording,
+    ):
         task = build_task(config)
         trainer: Trainer
         origin: Origin
@@ -78,14 +87,14 @@ def run(config: Config, declared: Declared) -> Run:
         else:
             trainer, origin = begin(run_plan, task, device), "nothing"
         _record_start(run_plan, recording, trainer, origin)
-        reached = train(trainer, run_plan.end_step, config, recording, interruption)
+        reached = train(trainer, run_plan.end_step, config, recording, stop)
         recording.finish("finished" if reached else "interrupted")
 
     finished = read_run(run_plan.directory.path)
     print_summary(finished)
-    if interruption.asked is not None and not reached:
-        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
-        raise SystemExit(interruption.exit_status)
+    if stop.asked is not None and not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
+        raise SystemExit(stop.exit_status)
     return finished
 
 

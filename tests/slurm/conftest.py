@@ -6,11 +6,14 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
 
+from tests.slurm.launched import SLOW_UNTIL, Launched
 from tests.slurm.slurm_cluster import Cluster, NotInstalled
+from tests.tiny_process import Tiny
 
 LONGEST_WAIT = 240
 """Seconds that a session waits for another one to be done with the cluster."""
@@ -55,3 +58,13 @@ def slurm(cluster: Cluster) -> Cluster:
     cluster.up()
     cluster.reset()
     return cluster
+
+
+@pytest.fixture
+def on_slurm(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """The tiny project, its runs slow until told to hurry; this process talks to the cluster."""
+    launched = Launched(Tiny(tmp_path / "outputs"), slurm, tmp_path / "hurried")
+    for name, value in slurm.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(SLOW_UNTIL, str(launched.hurried))
+    return launched
