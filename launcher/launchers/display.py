@@ -87,7 +87,7 @@ class Display:
         line.step = record.step if record is not None else line.step
         line.note = reason
         self._say(f"{sibling.id}: {line.state} at step {line.step}" + (f": {reason}" if reason else ""))
-        if ended.killed_by is not None and not self._asked:
+        if not self._asked and (ended.killed_by is not None or reason.startswith("exit status")):
             log = RunDirectory(sibling.directory).log
             self._print(f"{sibling.id}: {reason}; the last lines of {log}:")
             for text in last_lines(log):

@@ -34,10 +34,14 @@ def read_record(directory: Path) -> RunRecord | None:
 
 
 def last_lines(log: Path, count: int = 12) -> list[str]:
-    """The last lines of what a process printed; none if there is nothing to read."""
+    """The last lines of what a process printed, or those around its crash; none if there is no such file."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - (1 << 14)))
-        return stream.read().decode(errors="replace").splitlines()[-count:]
+        lines = stream.read().decode(errors="replace").splitlines()
+        # Python's report of a crash begins with where it was and ends with who called that.
+        crashes = [at for at, line in enumerate(lines) if line.startswith("Fatal Python error")]
+        first = max(0, crashes[-1] - 2) if crashes else max(0, len(lines) - count)
+        return lines[first : first + count]
     return []
 
 
