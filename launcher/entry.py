@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,14 @@ def run_job(composed: DictConfig) -> float | None:
     The error of a single run ends the process here, with one message. Among siblings it is shown here
     and passed on, so that the others still run and the exit status says that one failed.
     """
-    from launcher.run import run
-
     _log_to_stderr()
     try:
-        run(config_from(composed), declared_by_job())
+        _run_with_its_ranks(config_from(composed), declared_by_job())
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
+        if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN:
             print(f"error: {error}", file=sys.stderr)
@@ -73,6 +74,24 @@ def run_job(composed: DictConfig) -> float | None:
         print(f"error: {error}\n  sibling:  {' '.join(hydra.overrides.task)}", file=sys.stderr)
         raise SiblingFailed(error) from error
     return None
+
+
+def _run_with_its_ranks(config: Config, declared: Declared) -> None:
+    """Run in this process, or in the processes that ``launch.nproc`` asks for and nobody has started."""
+    from launcher.training.local_ranks import may_fork, start_ranks
+    from launcher.training.rendezvous import place_from
+
+    if place_from(config.launch.nproc) is not None:
+        _run(config, declared)
+    else:
+        start_ranks(partial(_run, config, declared), config.launch.nproc, fork=may_fork(config.device))
+
+
+def _run(config: Config, declared: Declared) -> None:
+    from launcher.run import run
+
+    _log_to_stderr()  # In a new interpreter it is not done yet.
+    run(config, declared)
 
 
 class SiblingFailed(Exception):

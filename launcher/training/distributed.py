@@ -18,12 +18,13 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from launcher.errors import ConfigError, LauncherError, RunFailed
-from launcher.training.rendezvous import Place, met
+from launcher.training.rendezvous import ALONE, Place, met
 
 _T = TypeVar("_T")
 _TIMEOUT = datetime.timedelta(hours=1)
 """For what all wait for one: rank 0 may write a large checkpoint. A process that dies is noticed at once."""
 _FAILURE = "failure"
+_CPU = torch.device("cpu")
 
 
 class Ranks:
@@ -32,7 +33,7 @@ class Ranks:
     Every method that takes part in a collective says so; all ranks must call it at the same point.
     """
 
-    def __init__(self, place: Place, directory: Path, device: torch.device) -> None:
+    def __init__(self, place: Place = ALONE, directory: Path = Path(), device: torch.device = _CPU) -> None:
         """``directory`` is seen by all ranks, ``device`` is this one's."""
         self.rank, self.size = place.rank, place.size
         self._place = place
@@ -57,7 +58,12 @@ class Ranks:
         if not self.first:
             # What a rank says, rank 0 says as well.
             logging.getLogger("launcher").setLevel(logging.CRITICAL)
-        self._store = self._held.enter_context(met(self._place, self._directory))
+        with contextlib.ExitStack() as held:
+            self._store = held.enter_context(met(self._place, self._directory))
+            self._start_group(dist)
+            self._held = held.pop_all()
+
+    def _start_group(self, dist: Any) -> None:
         cuda = self._device.type == "cuda"
         dist.init_process_group(
             # Whatever is agreed on between steps does not wait for the GPU.
@@ -77,27 +83,29 @@ class Ranks:
 
         with self._held:
             try:
-                if error is None and dist.is_initialized():
+                if error is None:
                     # Whoever started the ranks may end the others as soon as one has left.
-                    dist.barrier()
-            except RuntimeError as lost:
-                raise self._lost(lost) from lost
-            finally:
-                heard = error is not None and not self.first and self._tell(error)
-                if dist.is_initialized():
-                    dist.destroy_process_group()
-            if heard and isinstance(error, LauncherError):
-                raise SystemExit(error.exit_status) from None
+                    with self.lost_ones_named():
+                        dist.barrier()
+            except _PeerLost as lost:
+                error = lost
+            told = error is not None and not self.first and self._tell(error)
+            dist.destroy_process_group()
+        if told and isinstance(error, LauncherError):
+            raise SystemExit(error.exit_status) from None
+        if isinstance(error, _PeerLost) and kind is None:
+            raise error
 
     def _tell(self, error: BaseException) -> bool:
-        """Leave word of what ended this rank where rank 0 will look; whether that could be done."""
+        """Leave word of what ended this rank where rank 0 will look; whether nothing is left to say."""
+        if isinstance(error, _PeerLost) or not isinstance(error, Exception):
+            return True
+        name = "" if isinstance(error, LauncherError) else f"{type(error).__name__}: "
+        said = (str(error).splitlines() or [""])[0]
         try:
-            if not isinstance(error, _PeerLost | SystemExit):
-                said = str(error).splitlines() or [""]
-                name = "" if isinstance(error, LauncherError) else f"{type(error).__name__}: "
-                self._store.set(_FAILURE, f"Rank {self.rank} failed: {name}{said[0]}")
-        except (AttributeError, RuntimeError):
-            return isinstance(error, _PeerLost)
+            self._store.set(_FAILURE, f"Rank {self.rank} failed: {name}{said}")
+        except RuntimeError:
+            return False
         return True
 
     @contextlib.contextmanager

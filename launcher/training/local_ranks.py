@@ -24,13 +24,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
-from launcher.errors import RunFailed
+import torch
+
+from launcher.errors import LauncherError, RunFailed
+from launcher.training.device import prepared
 from launcher.training.rendezvous import MEETING
 from launcher.training.signals import ASKING
 
 _T = TypeVar("_T")
 GRACE_SECONDS = 30.0
 """How long the other ranks may go on once one has failed: they notice by themselves, unless they hang."""
+
+
+def may_fork(device: str) -> bool:
+    """Whether a copy of this process can compute on ``device``, as the config names it."""
+    on_gpu = device != "cpu" and (torch.version.cuda is not None or torch.version.hip is not None)
+    return not on_gpu and not prepared()
 
 
 class _Rank(NamedTuple):
@@ -74,6 +83,9 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
                 process.start()
                 sending.close()
                 ranks.append(_Rank(process, receiving))
+            for number in tuple(asked):  # While some were not there yet.
+                for one in ranks:
+                    _send(one.process, number)
             results = _awaited(ranks)
         codes = [one.process.exitcode or 0 for one in ranks]
         pids = [one.process.pid for one in ranks]
@@ -91,8 +103,12 @@ def _be_rank(
     os.environ.update(environment)
     try:
         result.send_bytes(pickle.dumps((function(), None)))
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception as error:
         if environment["RANK"] != "0":
+            if isinstance(error, LauncherError):  # Rank 0 has it too.
+                raise SystemExit(error.exit_status) from None
             raise
         result.send_bytes(_pickled(error))
         raise SystemExit(1) from None
@@ -144,16 +160,16 @@ def _awaited(ranks: list[_Rank]) -> dict[int, tuple[Any, Exception | None]]:
     """What each rank sent before it ended; all have ended."""
     results: dict[int, tuple[Any, Exception | None]] = {}
     deadline: float | None = None
-    open_ends = {one.result: rank for rank, one in enumerate(ranks)}
-    alive = {one.process.sentinel: one.process for one in ranks}
+    open_ends: dict[Any, int] = {one.result: rank for rank, one in enumerate(ranks)}
+    alive: dict[Any, BaseProcess] = {one.process.sentinel: one.process for one in ranks}
     while alive:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         for ready in wait([*open_ends, *alive], left):
-            if isinstance(ready, Connection):
-                rank = open_ends.pop(ready)
+            if (rank := open_ends.pop(ready, None)) is not None:
+                assert isinstance(ready, Connection)
                 with contextlib.suppress(EOFError, OSError):
                     results[rank] = pickle.loads(ready.recv_bytes())
-            elif (process := alive.pop(ready, None)) is not None:  # type: ignore[call-overload]
+            elif (process := alive.pop(ready, None)) is not None:
                 process.join()
                 if process.exitcode != 0 and deadline is None:
                     deadline = time.monotonic() + GRACE_SECONDS

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import distributed
+from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from launcher.errors import ConfigError, RunFailed
 from launcher.files import read_json_object, write_json
@@ -32,8 +32,14 @@ class Place:
     """Which of the processes on this machine."""
     local_size: int = 1
     """How many share the cores that this process may use."""
+    alone_on_its_gpu: bool = False
+    """Whether a single visible GPU would be this process's own: SLURM can give one to each task."""
     meeting: str | None = None
     """Name of the file by which they meet; None: torchrun has a store."""
+
+
+ALONE = Place()
+"""A process that trains a run by itself."""
 
 
 def place_from(nproc: int, environment: Mapping[str, str] = os.environ) -> Place | None:
@@ -43,7 +49,7 @@ def place_from(nproc: int, environment: Mapping[str, str] = os.environ) -> Place
         ConfigError: somebody has started another number of them.
     """
     if nproc == 1:
-        return Place()
+        return ALONE
     if "RANK" in environment and "WORLD_SIZE" in environment:
         found = _of_torchrun(environment)
     elif int(_slurm_tasks(environment)) > 1 and "SLURM_PROCID" in environment:
@@ -78,6 +84,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
         rank=int(environment["SLURM_PROCID"]),
         size=int(_slurm_tasks(environment)),
         local_rank=int(environment.get("SLURM_LOCALID", "0")),
+        alone_on_its_gpu=True,
         meeting=f".rendezvous-{'-'.join(start)}.json",
     )
 
@@ -87,7 +94,7 @@ def _slurm_tasks(environment: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def met(place: Place, directory: Path) -> Iterator[distributed.Store]:
+def met(place: Place, directory: Path) -> Iterator[Store]:
     """The store that all ranks share, once all of them are there.
 
     Rank 0 listens on a port that the system chooses and publishes it in a file; the others look for the
@@ -101,7 +108,7 @@ def met(place: Place, directory: Path) -> Iterator[distributed.Store]:
         RunFailed: some did not come in time.
     """
     if place.meeting is None:
-        store, _, _ = next(distributed.rendezvous("env://", place.rank, place.size))  # type: ignore[no-untyped-call]
+        store, _, _ = next(rendezvous("env://", place.rank, place.size))
         _all_there(store, place)
         yield store
         return
@@ -111,7 +118,7 @@ def met(place: Place, directory: Path) -> Iterator[distributed.Store]:
         _all_there(store, place)
         yield store
         return
-    store = distributed.TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
     made = [one for one in (directory, *directory.parents) if not one.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +144,7 @@ def own_addresses() -> list[str]:
     return [*found] or ["127.0.0.1"]
 
 
-def _found_store(path: Path, deadline: float) -> distributed.Store:
+def _found_store(path: Path, deadline: float) -> Store:
     """The store that rank 0 published."""
     while time.monotonic() < deadline:
         # A rename is seen late on some network file systems; what is not there yet is looked for again.
@@ -146,7 +153,7 @@ def _found_store(path: Path, deadline: float) -> distributed.Store:
             for address in told["addresses"]:
                 with contextlib.suppress(OSError):
                     socket.create_connection((address, told["port"]), timeout=2).close()
-                    return distributed.TCPStore(address, told["port"], wait_for_workers=False)
+                    return TCPStore(address, told["port"], wait_for_workers=False)
         time.sleep(0.02)
     raise RunFailed(
         f"Rank 0 did not show up within {LIMIT_SECONDS:.0f} s.",
@@ -156,7 +163,7 @@ def _found_store(path: Path, deadline: float) -> distributed.Store:
     )
 
 
-def _all_there(store: distributed.Store, place: Place) -> None:
+def _all_there(store: Store, place: Place) -> None:
     store.set(f"here/{place.rank}", "")
     names = [f"here/{rank}" for rank in range(place.size)]
     try:
