@@ -6,8 +6,11 @@ import json
 from functools import partial
 
 import pytest
+import torch
 
+from launcher.checkpoint.reader import read_state
 from launcher.errors import ConfigError
+from launcher.layout import checkpoint_file
 from launcher.lineage import state_now
 from launcher.training.rendezvous import Place, place_from
 from tests import tiny_ranks
@@ -45,6 +48,23 @@ def test_the_batch_of_a_step_does_not_depend_on_how_many_share_it(paired: Tiny, 
     ours, theirs = metrics(paired.trunk), metrics(trained.trunk)
     assert [ours[step]["digest/batch"] for step in ours] == [theirs[step]["digest/batch"] for step in theirs]
     assert [ours[step]["digest/rng"] for step in ours] != [theirs[step]["digest/rng"] for step in theirs]
+
+
+def test_each_rank_draws_its_own_dropout(paired: Tiny, trained: Tiny) -> None:
+    state = read_state(paired.trunk.directory.checkpoints / checkpoint_file(40))
+    alone = read_state(trained.trunk.directory.checkpoints / checkpoint_file(10))
+    [other] = state["rng_state_of_ranks"]
+    assert other.keys() == state["rng_state"].keys() == alone["rng_state"].keys()
+    assert not torch.equal(other["torch"], state["rng_state"]["torch"])
+
+
+def test_without_randomness_they_compute_what_one_process_does(empty: Tiny) -> None:
+    """The gradient and the metrics are means over the whole batch; only the last bits differ."""
+    plain = "task._target_=tests.tiny_variants.MaskedTask"
+    one, two = metrics(empty.train(plain)), metrics(empty.train(plain, PAIR))
+    for step in one:
+        assert two[step]["train/error"] == pytest.approx(one[step]["train/error"], rel=1e-4)
+    assert two[40]["val/error"] == pytest.approx(one[40]["val/error"], rel=1e-4)
 
 
 def test_a_control_is_exact(trunk_of: TrunkOf) -> None:
@@ -153,6 +173,14 @@ def test_what_is_wrong_is_said_once(empty: Tiny) -> None:
     ended = empty.refuse(PAIR, "optimizer.lr=-1")
     assert ended.err.count("error:") == 1
     assert "optimizer cannot be built" in ended.err
+
+
+def test_awkward_models_are_exact_too(empty: Tiny) -> None:
+    """Tied and frozen weights, unused ones, buffers of every kind."""
+    awkward = (PAIR, "task._target_=tests.tiny_variants.StridedTask")
+    trunk = empty.train(*awkward)
+    control = empty.train(*awkward, "branch.from_step=20")
+    assert digest(control) == digest(trunk)
 
 
 def test_finished_it_is_not_run_again(trunk_of: TrunkOf) -> None:

@@ -218,6 +218,7 @@ class Ranks:
         with _without_its_warning():
             # The warning comes once a process, at the first forward pass: here, at one that does not count.
             _data_parallel(_Nothing())()
+        _lay_out_buffers(model)
         return _data_parallel(model)
 
 
@@ -245,6 +246,13 @@ def _data_parallel(model: nn.Module) -> nn.Module:
     # Without find_unused_parameters DDP lays its buckets out anew after the first backward pass it sees, and
     # from three ranks on a sum's last bit depends on its place in a bucket: a resumed run would not be exact.
     return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+
+
+def _lay_out_buffers(model: nn.Module) -> None:
+    """Row by row in memory, as DDP needs buffers to be to send them; their values stay."""
+    for buffer in model.buffers():
+        if buffer.stride() != torch.empty(buffer.shape, device="meta").stride():
+            buffer.data = buffer.data.clone(memory_format=torch.contiguous_format)
 
 
 class _Nothing(nn.Module):
