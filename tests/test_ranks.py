@@ -13,8 +13,9 @@ from launcher.errors import ConfigError
 from launcher.layout import checkpoint_file
 from launcher.lineage import state_now
 from launcher.training.rendezvous import Place, place_from
-from tests import tiny_ranks
+from tests import tiny_faults, tiny_ranks
 from tests.conftest import TrunkOf
+from tests.test_resume import logged, wait_until
 from tests.tiny_process import Tiny, digest, in_a_new_interpreter, manifests, metrics
 
 PAIR = "launch.nproc=2"
@@ -124,6 +125,28 @@ def test_killed_with_all_its_ranks(empty: Tiny, paired: Tiny) -> None:
     as_if_undisturbed(empty, paired)
 
 
+def test_asked_before_it_began_it_leaves_nothing(empty: Tiny) -> None:
+    ended = empty.launch(PAIR, prepare=[partial(tiny_ranks.kill_starter_in_preflight, "SIGTERM")])
+    assert (ended.status, ended.err) == (143, "")
+    assert not list(empty.outputs.rglob("*"))
+
+
+def test_trained_elsewhere_is_said_once(empty: Tiny) -> None:
+    """Rank 0 finds it out when the others are under way already."""
+    go = empty.outputs.parent / "go"
+    first = empty.start(PAIR, prepare=[partial(tiny_faults.wait_at, 25, go)])
+    wait_until(lambda: logged(empty) >= 24, first.process.is_alive)
+    try:
+        second = empty.launch(PAIR)
+        assert second.status == 2
+        assert second.err.count("error:") == 1
+        assert "Another process is training" in second.err
+    finally:
+        go.touch()
+        ended = first.end()
+    assert ended.status == 0, ended.err
+
+
 def test_with_three_the_place_of_a_gradient_in_a_bucket_counts(empty: Tiny, trunks: TrunkOf) -> None:
     kill = partial(tiny_ranks.kill_rank, 1, 17, "SIGTERM")
     assert empty.launch(*THREE, prepare=[kill]).status == 143
@@ -135,7 +158,7 @@ def test_what_fails_at_one_rank_is_said_once_by_the_run(empty: Tiny) -> None:
     ended = empty.launch(PAIR, prepare=[partial(tiny_ranks.nan_at_rank, 1, 17)])
     assert ended.status == 1
     assert ended.err.count("error:") == 1
-    assert "The loss is nan at step 17." in ended.err
+    assert "error: The loss is nan at step 17." in ended.err
     assert "Traceback" not in ended.err
     assert empty.trunk.record.state == "failed"
     assert sorted(metrics(empty.trunk)) == list(range(1, 17))

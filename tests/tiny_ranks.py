@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+import launcher.run
 from launcher.training.task import Batch
 from tests.tiny_task import TinyTask
 
@@ -37,15 +38,25 @@ def kill_rank(rank: int, step: int, name: str) -> None:
 def kill_starter(step: int, name: str) -> None:
     """The process that was started by hand gets the signal; the step waits until it is passed on."""
 
-    def tell() -> None:
-        if is_rank(1):
-            reading, writing = os.pipe()
-            os.set_blocking(writing, False)
-            signal.set_wakeup_fd(writing)
-            os.kill(os.getppid(), signal.Signals[name])
-            os.read(reading, 1)
+    _before_batch(step, lambda: is_rank(1) and _tell_starter(name))
 
-    _before_batch(step, tell)
+
+def kill_starter_in_preflight(name: str) -> None:
+    original = launcher.run.preflight
+
+    def faulty(*arguments: Any) -> Any:
+        _tell_starter(name)
+        return original(*arguments)
+
+    launcher.run.preflight = faulty
+
+
+def _tell_starter(name: str) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    os.kill(os.getppid(), signal.Signals[name])
+    os.read(reading, 1)
 
 
 def raise_at_rank(rank: int, step: int) -> None:

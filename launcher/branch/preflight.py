@@ -121,7 +121,13 @@ def _shares(plan: Plan, task: Task) -> list[Finding]:
     nproc = plan.config.launch.nproc
     if nproc == 1:
         return []
-    wrong = indivisible(task.batch(plan.start.data_step + 1), nproc)
+    threads = torch.get_num_threads()
+    # The ranks may be forked from this process, and a copy of one that computed with several threads hangs.
+    torch.set_num_threads(1)
+    try:
+        wrong = indivisible(task.batch(plan.start.data_step + 1), nproc)
+    finally:
+        torch.set_num_threads(threads)
     if wrong is None:
         return []
     return [

@@ -41,8 +41,8 @@ def choose_device(name: str, place: Place = ALONE) -> torch.device:
 def _gpu_of(place: Place) -> torch.device:
     count = torch.cuda.device_count()
     # Where each process was given a GPU of its own, it sees only that one.
-    index = 0 if place.alone_on_its_gpu and count == 1 else place.local_rank
-    if max(index + 1, 1 if place.alone_on_its_gpu else place.local_size) > count:
+    index = 0 if place.of_slurm and count == 1 else place.local_rank
+    if max(index + 1, 1 if place.of_slurm else place.local_size) > count:
         raise ConfigError(
             "Each process that trains the run needs a GPU of its own.",
             where="launch.nproc",

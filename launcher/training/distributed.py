@@ -18,7 +18,7 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from launcher.errors import ConfigError, LauncherError, RunFailed
-from launcher.training.rendezvous import ALONE, Place, met
+from launcher.training.rendezvous import ALONE, Place, choose_interface, met
 
 _T = TypeVar("_T")
 _TIMEOUT = datetime.timedelta(hours=1)
@@ -58,6 +58,8 @@ class Ranks:
         if not self.first:
             # What a rank says, rank 0 says as well.
             logging.getLogger("launcher").setLevel(logging.CRITICAL)
+        if self._place.of_slurm:
+            choose_interface()
         with contextlib.ExitStack() as held:
             self._store = held.enter_context(met(self._place, self._directory))
             self._start_group(dist)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import os
 import socket
+import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from launcher.files import read_json_object, write_json
 
 MEETING = "LAUNCHER_RENDEZVOUS"
 """Environment variable: the file by which ranks that were started here find each other."""
+_INTERFACE_ADDRESS = 0x8915
+"""``SIOCGIFADDR``, of Linux."""
 LIMIT_SECONDS = 300.0
 """How long ranks wait for each other: SLURM may start them minutes apart."""
 
@@ -32,8 +36,8 @@ class Place:
     """Which of the processes on this machine."""
     local_size: int = 1
     """How many share the cores that this process may use."""
-    alone_on_its_gpu: bool = False
-    """Whether a single visible GPU would be this process's own: SLURM can give one to each task."""
+    of_slurm: bool = False
+    """Then machines may be several, and a single visible GPU may be this process's own."""
     meeting: str | None = None
     """Name of the file by which they meet; None: torchrun has a store."""
 
@@ -84,7 +88,7 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
         rank=int(environment["SLURM_PROCID"]),
         size=int(_slurm_tasks(environment)),
         local_rank=int(environment.get("SLURM_LOCALID", "0")),
-        alone_on_its_gpu=True,
+        of_slurm=True,
         meeting=f".rendezvous-{'-'.join(start)}.json",
     )
 
@@ -142,6 +146,24 @@ def own_addresses() -> list[str]:
     with contextlib.suppress(OSError):
         found.update(dict.fromkeys(socket.gethostbyname_ex(socket.gethostname())[2]))
     return [*found] or ["127.0.0.1"]
+
+
+def choose_interface(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have gloo listen where other machines can reach it, unless the user has said where.
+
+    By itself it takes the address of the host's name, which need not be known or may be the loopback's.
+    """
+    address = own_addresses()[0]
+    if "GLOO_SOCKET_IFNAME" in environment or address.startswith("127."):
+        return
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):  # It has no address.
+                request = struct.pack("256s", name.encode()[:15])
+                reply = fcntl.ioctl(probe.fileno(), _INTERFACE_ADDRESS, request)
+                if socket.inet_ntoa(reply[20:24]) == address:
+                    environment["GLOO_SOCKET_IFNAME"] = name
+                    return
 
 
 def _found_store(path: Path, deadline: float) -> Store:
