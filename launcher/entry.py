@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +18,9 @@ from launcher import sweep
 from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
-from launcher.errors import LauncherError
+from launcher.errors import ConfigError, LauncherError
+from launcher.launchers import pool, slurm
+from launcher.messages import log_to_stderr
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
@@ -31,17 +31,19 @@ def run_job(composed: DictConfig) -> float | None:
     The error of a single run ends the process here, with one message. Among siblings it is shown here
     and passed on, so that the others still run and the exit status says that one failed.
     """
-    from launcher.run import run
+    from launcher.job import bring_to_its_end
 
     try:
         config, said = config_from(composed), declared_by(HydraConfig.get())
         if config.fanout.dry_run and config.fanout.id is None:
             _show_only(config, said)
         else:
-            run(config, said)
+            bring_to_its_end(config, said)
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
+        if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN:
             print(f"error: {error}", file=sys.stderr)
@@ -77,8 +79,9 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     Hydra itself would print a traceback and leave with 1 for any error. ``HYDRA_FULL_ERROR`` makes it
     pass errors on; where the user set it, the traceback is theirs.
     """
-    _log_to_stderr()
-    sweep.register()
+    log_to_stderr()
+    for plugin in (sweep, pool, slurm):
+        plugin.register()
     if _TRACEBACK_WANTED:
         application()
         return
@@ -98,23 +101,3 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
         raise SystemExit(2) from None
     finally:
         os.environ.pop("HYDRA_FULL_ERROR", None)
-
-
-class _PresentStderr(logging.Handler):
-    """Writes to whatever stderr is at the time, so that a progress bar can keep below the messages."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one message as it is."""
-        print(self.format(record), file=sys.stderr)
-
-
-def _log_to_stderr() -> None:
-    """One readable line for each message of the launcher; libraries' warnings only."""
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
-    # Hydra logs what it raises as well; one message is enough.
-    logging.getLogger("hydra").addHandler(logging.NullHandler())
-    logger = logging.getLogger("launcher")
-    if not logger.handlers:
-        logger.addHandler(_PresentStderr())
-        logger.setLevel(logging.INFO)
-        logger.propagate = False

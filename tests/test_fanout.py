@@ -97,7 +97,12 @@ class TestSiblings:
 
 
 def tiny_files(tiny: Tiny, run_id: str) -> dict[str, tuple[int, int]]:
-    return {name: facts for name, facts in tiny.files().items() if f"/{run_id}" in name}
+    """Everything that belongs to a run but its signs of life."""
+    return {
+        name: facts
+        for name, facts in tiny.files().items()
+        if f"/{run_id}" in name and "/.lease/" not in name and not name.endswith(run_id)
+    }
 
 
 def _from(tiny: Tiny) -> list[str]:

@@ -17,6 +17,7 @@ from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.lineage import Run, find_run, read_runs
+from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
 from launcher.training.task import Task
@@ -36,7 +37,7 @@ def preflight(
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
     task, fingerprint = _built(plan)
-    findings = _place(plan)
+    findings = _place(plan) + _shares(plan, task)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -130,6 +131,31 @@ def _place(plan: Plan) -> list[Finding]:
                 )
             )
     return findings
+
+
+def _shares(plan: Plan, task: Task) -> list[Finding]:
+    """Whether the processes that train the run can share a batch equally."""
+    nproc = plan.config.launch.nproc
+    if nproc == 1:
+        return []
+    threads = torch.get_num_threads()
+    # The ranks may be forked from this process, and a copy of one that computed with several threads hangs.
+    torch.set_num_threads(1)
+    try:
+        wrong = indivisible(task.batch(plan.start.data_step + 1), nproc)
+    finally:
+        torch.set_num_threads(threads)
+    if wrong is None:
+        return []
+    return [
+        Finding(
+            "error",
+            f"launch.nproc={nproc}",
+            f"a batch with {wrong}",
+            f"one first dimension, a multiple of {nproc}",
+            "another launch.nproc or another batch size",
+        )
+    ]
 
 
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:

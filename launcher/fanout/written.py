@@ -20,8 +20,8 @@ from launcher.fanout.check import Candidate
 from launcher.files import disk_error, read_json_object, write_json
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import SCRATCH, RunDirectory
-from launcher.lease import Process
 from launcher.lineage import read_run, utc_now
+from launcher.process import Process
 
 KEPT = 50
 """How many fan-outs ``fanout.json`` remembers; every sibling has its own ``launch.json`` besides."""

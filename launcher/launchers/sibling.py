@@ -17,8 +17,8 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
-from launcher.lease import Process
 from launcher.lineage import read_run
+from launcher.process import Process
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.singleton import Singleton
 
-from launcher import config
+from launcher import config, sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
+from launcher.composition import config_from
 from launcher.differences import plain
-from launcher.entry import config_from
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import RunDirectory
 from launcher.lineage import RunRecord, read_run, utc_now
+from launcher.process import Process
 from tests.tiny_process import ROOT, Started, Tiny
 
 CONF = ROOT / "tests" / "conf"
@@ -28,12 +30,18 @@ CONF = ROOT / "tests" / "conf"
 def queued(tiny: Tiny, *overrides: str) -> Sibling:
     """A sibling of the tiny task that waits for its turn."""
     config.register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose(
-            "config", overrides=[*overrides, f"paths.outputs={tiny.outputs}"], return_hydra_config=True
-        )
-    choices = dict(composed.hydra.runtime.choices)
-    del composed.hydra
+    sweep.register()
+    # Hydra keeps which version's defaults it follows; its own suite wants to choose for itself.
+    before = Singleton.get_state()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose(
+                "config", overrides=[*overrides, f"paths.outputs={tiny.outputs}"], return_hydra_config=True
+            )
+        choices = dict(composed.hydra.runtime.choices)
+        del composed.hydra
+    finally:
+        Singleton.set_state(before)
     decided = plan(config_from(composed), declared(overrides, choices, [CONF, ROOT / "conf"]))
     directory = decided.directory.path.absolute()
     directory.mkdir(parents=True)
@@ -43,10 +51,11 @@ def queued(tiny: Tiny, *overrides: str) -> Sibling:
         command=["python", "-m", "tests.tiny_train", *overrides],
         working_directory=str(ROOT),
         config=plain(decided.config),
-        declared=asdict(decided.declared),
+        declared=decided.declared.to_json(),
         launcher="pool",
         fanout="test",
         time=utc_now(),
+        by=Process.this(),
     )
     launch.write(directory)
     return Sibling(
