@@ -37,6 +37,9 @@ def run_sibling(directory: Path, interruption: Interruption | None = None) -> in
         from launcher.launchers.sibling import read_launch
 
         launch = read_launch(directory)
+        if launch.cancelled:
+            print(f"{launch.run} was cancelled at {launch.cancelled}; it does not start.", file=sys.stderr)
+            return 128 + signal.SIGTERM
         os.chdir(launch.working_directory)
         from launcher.branch.declared import Declared
         from launcher.config import Config

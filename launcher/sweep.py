@@ -127,8 +127,8 @@ class BranchSweeper(BasicSweeper):
 
     def _ranks(self) -> list[str]:
         """The number of processes of each sibling, where the launcher decides it."""
-        world_size = getattr(self.launcher, "world_size", 1)
-        return [] if world_size == 1 else [f"launch.nproc={world_size}"]
+        world_size = getattr(self.launcher, "world_size", None)
+        return [] if world_size is None else [f"launch.nproc={world_size}"]
 
     def _fanout(self) -> Fanout:
         from launcher.fanout.written import Fanout

@@ -16,7 +16,7 @@ from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, Config
 from launcher.errors import BranchPointUnavailable, LauncherError
-from launcher.fanout.existing import There, what_is_there
+from launcher.fanout.status import UNDER_WAY, Status, jobs_of, status_of
 from launcher.files import canonical_json
 from launcher.findings import Finding, errors, finding_of
 from launcher.lineage import Run, read_runs
@@ -35,7 +35,7 @@ class Candidate:
     declared: Declared = field(default_factory=Declared)
     plan: Plan | None = None
     findings: list[Finding] = field(default_factory=list)
-    there: There = field(default_factory=There)
+    there: Status = field(default_factory=lambda: Status("", "", "", "new"))
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class Candidate:
     @property
     def wanted(self) -> bool:
         """Whether it is to be launched: nothing stops it, and it is neither finished nor under way."""
-        return self.good and self.there.state not in {"finished", "running", "queued"}
+        return self.good and self.there.state not in {"finished", *UNDER_WAY}
 
 
 def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
@@ -74,17 +74,23 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
                 runs[outputs], _ = read_runs(Path(outputs))
             one.plan = plan(one.config, one.declared, point=points.of(one.config, one.declared))
             one.config = one.plan.config
-            one.there = what_is_there(one.plan.directory)
-            one.findings += _findings(one.plan, one.there, runs[outputs], remote)
         except LauncherError as error:
             one.findings.append(finding_of(error))
-        if one.plan is not None:
-            _note_equal(one, seen.setdefault(one.plan.directory.path.resolve(), one))
+    jobs = jobs_of(one.plan.directory for one in candidates if one.plan is not None)
+    for one in candidates:
+        if one.plan is None:
+            continue
+        try:
+            one.there = status_of(one.plan.directory, jobs)
+            one.findings += _findings(one.plan, one.there, runs[one.plan.config.paths.outputs], remote)
+        except LauncherError as error:
+            one.findings.append(finding_of(error))
+        _note_equal(one, seen.setdefault(one.plan.directory.path.resolve(), one))
     return [one for one in candidates if one.swept or one.plan is None or one in seen.values()]
 
 
-def _findings(planned: Plan, there: There, runs: list[Run], remote: bool) -> list[Finding]:
-    if there.state in {"running", "queued"}:
+def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> list[Finding]:
+    if there.state in UNDER_WAY:
         return []
     own = checkpoints(planned.directory.checkpoints)
     if own or there.state == "finished":

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from launcher.branch.command import command
 from launcher.config import FanoutConfig
-from launcher.errors import PreflightFailed
+from launcher.errors import LauncherError, PreflightFailed
 from launcher.fanout.check import Candidate
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
 from launcher.fanout.written import (
@@ -96,25 +96,16 @@ def launch(
     outcomes: dict[str, Outcome] = {}
     leaving: BaseException | None = None
     if wanted:
-        own = launcher if hasattr(launcher, "launch_siblings") else None
-        if own is not None:
-            _check_launcher(own, wanted, fanout)
+        if isinstance(launcher, SiblingLauncher):
+            _check_launcher(launcher, wanted, fanout)
         siblings = write_launches(wanted, fanout)
         write_fanout(candidates, fanout)
         try:
-            if own is not None:
-                outcomes = {each.id: each for each in own.launch_siblings(siblings, settings, run)}
-            else:
-                returned = list(launcher.launch([_overrides(one, fanout) for one in wanted], 0))
-                outcomes = {
-                    each.id: _outcome(each, job) for each, job in zip(siblings, returned, strict=False)
-                }
-        except (KeyboardInterrupt, SystemExit) as error:
-            leaving = error
-        except Exception as error:
-            # What a launcher of Hydra's makes of a job that died; the records say which one.
-            log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
-        if not getattr(launcher, "remote", False):
+            returned, ended = _started(wanted, siblings, fanout, settings, launcher, run)
+        except (KeyboardInterrupt, SystemExit, LauncherError) as error:
+            leaving, ended = error, getattr(error, "outcomes", [])
+        outcomes = {each.id: each for each in ended}
+        if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if leaving is not None:
@@ -122,6 +113,26 @@ def launch(
     if status := _exit_status(candidates, outcomes):
         raise SystemExit(status)
     return returned
+
+
+def _started(
+    wanted: Sequence[Candidate],
+    siblings: Sequence[Sibling],
+    fanout: Fanout,
+    settings: FanoutConfig,
+    launcher: Any,
+    run: RunSibling,
+) -> tuple[list[Any], list[Outcome]]:
+    """What Hydra expects, and how each sibling ended."""
+    if isinstance(launcher, SiblingLauncher):
+        return [], launcher.launch_siblings(siblings, settings, run)
+    try:
+        jobs = list(launcher.launch([_overrides(one, fanout) for one in wanted], 0))
+    except Exception as error:
+        # What a launcher of Hydra's makes of a job that died; the records say which one.
+        log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+        return [], []
+    return jobs, [_outcome(each, job) for each, job in zip(siblings, jobs, strict=True)]
 
 
 def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> int:

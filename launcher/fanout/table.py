@@ -10,6 +10,7 @@ from rich.table import Table
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
+from launcher.fanout.status import STYLE
 from launcher.findings import Finding
 from launcher.launchers.sibling import Outcome
 from launcher.lineage import Run, read_run, state_now
@@ -95,15 +96,12 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
             error = outcome.reason
         table.add_row(
             one.plan.directory.path.name,
-            f"[{_STYLE.get(state, 'yellow')}]{state}[/]",
+            f"[{STYLE.get(state, 'yellow')}]{state}[/]",
             f"{record.step}/{record.end_step}" if record else "",
             _metrics(record.metrics) if record else "",
             escape(error.splitlines()[0] if error else ""),
         )
     return table
-
-
-_STYLE = {"finished": "green", "failed": "red", "bad": "red", "not started": "red", "running": "cyan"}
 
 
 def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run | None]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from launcher.config import FanoutConfig
+from launcher.config import Config, FanoutConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers.fork_server import ForkServer
 from launcher.launchers.plugins import register_plugin
@@ -46,13 +46,21 @@ class _SiblingJob:
 class PoolLauncher(Launcher):
     """Runs siblings in parallel, in processes forked from one that has everything imported."""
 
+    remote = False
+    world_size = None
+
     def __init__(self, slots: int | None = None, slots_per_gpu: int = 1) -> None:
         super().__init__()
         self._slots, self._per_gpu = slots, slots_per_gpu
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Start the fork server; what it imports, it imports while the sweeper composes and checks."""
-        self._context, self._task_function, self._config = hydra_context, task_function, config
+        self._context, self._task_function = hydra_context, task_function
+        self.begin(config)
+
+    def begin(self, config: DictConfig) -> None:
+        """Start the fork server for siblings with such a config."""
+        self._config = config
         if OmegaConf.select(config, "task._target_") is not None:
             # The sweeper's checks need it as well: once imported before the fork, it is there for both,
             # at the cost of one. After the fork each would import it for itself.
@@ -154,6 +162,13 @@ def _modules(config: DictConfig) -> Iterator[str]:
         if settings is not None:
             # A tracker's node is called like its package.
             yield str(tracker)
+
+
+def restored(settings: Mapping[str, Any], config: Config) -> PoolLauncher:
+    """The launcher with the settings that an earlier launch had, outside Hydra."""
+    launcher = PoolLauncher(settings.get("slots"), settings.get("slots_per_gpu", 1))
+    launcher.begin(OmegaConf.create(asdict(config)))
+    return launcher
 
 
 def register() -> None:

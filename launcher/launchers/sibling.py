@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
@@ -47,6 +47,8 @@ class Launch:
     """On SLURM: ``123_4``; of a job that is no array, ``123``."""
     code: str | None = None
     """Directory of the copy of the code that runs; None: the code as it is."""
+    cancelled: str | None = None
+    """When somebody cancelled it, ISO 8601, UTC; it does not start any more then."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings, so that the same launch can be repeated."""
 
@@ -118,8 +120,17 @@ RunSibling = Callable[[Path], int]
 """Runs the sibling whose directory is given, in this process, to its end; returns the exit status."""
 
 
+@runtime_checkable
 class SiblingLauncher(Protocol):
     """What the launchers of this package offer to the sweeper beyond Hydra's own ``launch``."""
+
+    remote: bool
+    """Whether siblings run on other machines than the one that launches them."""
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes that train each sibling together, where the launcher's settings say so; else None."""
+        ...
 
     def check(self, siblings: Sequence[Sibling]) -> list[LauncherError]:
         """What is wrong with the launcher's settings for these siblings, before anything is written."""
