@@ -1,0 +1,217 @@
+"""``launcher status | logs | cancel | retry``: siblings looked at and managed after their launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.fanout.status import STATES, status_of
+from launcher.launchers.sibling import Launch
+from launcher.launchers.slurm_queries import JobState
+from launcher.lease import holder
+from launcher.lineage import Run
+from launcher.process import Process
+from tests import tiny_faults
+from tests.test_resume import wait_until
+from tests.tiny_process import Started, Tiny, digest, metrics
+
+POINT = "branch.from_step=20"
+POOL = ("-m", POINT, "hydra/launcher=pool", "hydra.launcher.slots=2")
+RATES = "optimizer.lr=0.002,0.003,0.004"
+GROUP = "checkpoint-20-experiments"
+
+
+def statuses(tiny: Tiny, *names: str) -> dict[str, dict[str, Any]]:
+    ended = tiny.launcher("status", *names, "--json")
+    assert ended.status == 0, ended.err
+    return {one["run"]: one for one in json.loads(ended.out)}
+
+
+def states(tiny: Tiny) -> list[str]:
+    return sorted(one["state"] for one in statuses(tiny, GROUP).values())
+
+
+def branches(tiny: Tiny) -> list[Run]:
+    return [run for run in tiny.runs() if run.record.kind == "branch"]
+
+
+@pytest.fixture
+def undisturbed(tiny: Tiny, trunk_of: Any, tmp_path: Path) -> dict[str, tuple[str, Any]]:
+    """End digest and metrics of each sibling, had nobody touched it."""
+    alone = Tiny(tmp_path / "undisturbed")
+    place = tiny.trunk.directory.checkpoints / "checkpoint_step_20.pt"
+    assert alone.launch("-m", POINT, RATES, f"branch.from_checkpoint={place}").status == 0
+    return {run.id: (digest(run), metrics(run)) for run in branches(alone)}
+
+
+def ends(tiny: Tiny) -> dict[str, tuple[str, Any]]:
+    return {run.id: (digest(run), metrics(run)) for run in branches(tiny)}
+
+
+def under_way(tiny: Tiny, go: Path) -> Started:
+    """Three siblings in two slots: two stand still at step 30, one waits."""
+    started = tiny.start(*POOL, RATES, prepare=[partial(tiny_faults.wait_at, 30, go)])
+    wait_until(
+        lambda: (
+            sum(
+                (there := holder(run.directory)) is not None and there.alive and there.step >= 29
+                for run in branches(tiny)
+            )
+            == 2
+        ),
+        started.process.is_alive,
+    )
+    return started
+
+
+class TestStatus:
+    def test_says_what_runs_and_what_waits(self, tiny: Tiny, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        try:
+            assert states(tiny) == ["queued", "running", "running"]
+            running = [one for one in statuses(tiny).values() if one["state"] == "running"]
+            assert [one["end_step"] for one in running] == [40, 40]
+            assert all("process " in one["detail"] for one in running)
+        finally:
+            go.touch()
+            assert started.end().status == 0
+        assert states(tiny) == ["finished"] * 3
+        assert "40/40" in tiny.launcher("status").out
+
+    def test_names_what_there_is(self, tiny: Tiny) -> None:
+        ended = tiny.launcher("status", "nothing")
+        assert ended.status == 2
+        assert "groups: trunks" in ended.err
+
+    def test_of_one_run(self, tiny: Tiny) -> None:
+        run = tiny.train(POINT)
+        assert list(statuses(tiny, run.id)) == [run.id]
+
+    @pytest.mark.parametrize(
+        ("record", "job", "state", "said"),
+        [
+            ("queued", JobState("7_1", "PENDING", "Resources"), "queued", "in the queue (Resources)"),
+            (
+                "interrupted",
+                JobState("7_1", "PENDING", "BeginTime", restarts=2),
+                "queued",
+                "back in the queue",
+            ),
+            (
+                "running",
+                JobState("7_1", "PENDING", "launch failed requeued held", priority=0),
+                "held",
+                "held",
+            ),
+            ("queued", JobState("7_1", "RUNNING", nodes="n1"), "running", "on n1, starting"),
+            ("running", JobState("7_1", "PREEMPTED"), "queued", "preempted"),
+            ("running", JobState("7_1", "NODE_FAIL", listed=False), "failed", "NODE_FAIL"),
+            ("queued", JobState("7_1", "FAILED", listed=False), "failed", "FAILED"),
+            ("running", JobState("7_1", "CANCELLED", listed=False), "cancelled", "7_1"),
+            ("interrupted", JobState("7_1", "UNKNOWN", listed=False), "interrupted", "does not know"),
+            ("finished", JobState("7_1", "RUNNING"), "finished", ""),
+            ("queued", None, "queued", "cannot be asked"),
+        ],
+    )
+    def test_of_a_job_is_what_slurm_says(
+        self, tiny: Tiny, record: str, job: JobState | None, state: str, said: str
+    ) -> None:
+        run = tiny.train(POINT)
+        value = json.loads(run.directory.record.read_text())
+        run.directory.record.write_text(json.dumps({**value, "state": record}))
+        launch = Launch(run.id, [], "/", {}, {}, "slurm", "f", "now", Process.this(), job_id="7_1")
+        launch.write(run.directory.path)
+        found = status_of(run.directory, None if job is None else {"7_1": job})
+        assert found.state == state
+        assert said in found.detail
+        assert found.requeues == (job.restarts if job else 0)
+        assert found.state in STATES
+
+
+class TestLogs:
+    def test_are_what_the_process_printed(self, tiny: Tiny) -> None:
+        assert tiny.launch(*POOL, RATES).status == 0
+        ended = tiny.launcher("logs", "lr-0.003")
+        assert ended.status == 0
+        assert "lr-0.003" in ended.out
+        assert "(finished)" in ended.out
+
+    def test_are_followed_until_the_run_has_ended(self, tiny: Tiny, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        running = next(one["run"] for one in statuses(tiny).values() if one["state"] == "running")
+        following = tiny.start("logs", running, "-f", f"--outputs={tiny.outputs}", module="launcher.cli")
+        go.touch()
+        assert started.end().status == 0
+        ended = following.end()
+        assert ended.status == 0
+        assert f"{running} (finished)" in ended.out
+
+    def test_that_nobody_caught(self, tiny: Tiny) -> None:
+        run = tiny.train(POINT)
+        ended = tiny.launcher("logs", run.id)
+        assert ended.status == 2
+        assert "no log" in ended.err
+
+
+class TestCancelAndRetry:
+    def test_a_group(self, tiny: Tiny, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        ended = tiny.launcher("cancel", GROUP, "--json")
+        assert ended.status == 0, ended.err
+        assert len(json.loads(ended.out)) == 3
+        go.touch()
+        assert started.end().status != 0
+        assert states(tiny) == ["cancelled"] * 3
+        assert sorted(run.record.step for run in branches(tiny)) == [20, 30, 30]
+        again = tiny.launcher("retry", GROUP)
+        assert again.status == 0, again.err
+        assert "3 launched again" in again.out
+        assert ends(tiny) == undisturbed
+
+    def test_after_the_launching_process_was_killed(
+        self, tiny: Tiny, tmp_path: Path, undisturbed: dict[str, Any]
+    ) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        os.kill(started.pid, signal.SIGKILL)
+        started.end()
+        assert states(tiny) == ["not started", "running", "running"]
+        go.touch()
+        wait_until(lambda: states(tiny) == ["finished", "finished", "not started"], lambda: True)
+        assert tiny.launcher("retry", GROUP).status == 0
+        assert ends(tiny) == undisturbed
+        assert all(len(run.record.starts) == 1 for run in branches(tiny))
+
+    def test_only_what_failed(self, tiny: Tiny, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        victim = next(run for run in branches(tiny) if (there := holder(run.directory)) and there.alive)
+        there = holder(victim.directory)
+        assert there is not None
+        os.kill(there.process.pid, signal.SIGKILL)
+        go.touch()
+        ended = started.end()
+        assert ended.status == 1
+        assert "SIGKILL" in ended.out
+        assert states(tiny) == ["failed", "finished", "finished"]
+        again = tiny.launcher("retry", GROUP, "--json")
+        assert again.status == 0, again.err
+        assert json.loads(again.out)["launched"] == 1
+        assert ends(tiny) == undisturbed
+        assert [len(run.record.starts) for run in branches(tiny) if run.id == victim.id] == [2]
+
+    def test_nothing_to_do(self, tiny: Tiny) -> None:
+        assert tiny.launch(*POOL, RATES).status == 0
+        before = ends(tiny)
+        assert "nothing is missing" in tiny.launcher("retry", GROUP).out
+        assert "Nothing was waiting" in tiny.launcher("cancel", GROUP).out
+        assert ends(tiny) == before
