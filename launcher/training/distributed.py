@@ -58,8 +58,8 @@ class Ranks:
         if not self.first:
             # What a rank says, rank 0 says as well.
             logging.getLogger("launcher").setLevel(logging.CRITICAL)
-        if self._place.of_slurm:
-            choose_interface()
+        if self._place.here or self._place.of_slurm:
+            choose_interface(self._place.here)
         with contextlib.ExitStack() as held:
             self._store = held.enter_context(met(self._place, self._directory))
             self._start_group(dist)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -64,31 +65,31 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
         Exception: what ``function`` raised at rank 0.
     """
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    with tempfile.TemporaryDirectory(prefix="launcher-") as directory:
-        ranks: list[_Rank] = []
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with _passing_on(ranks) as asked:
-            for rank in range(nproc):
-                receiving, sending = context.Pipe(duplex=False)
-                environment = {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(nproc),
-                    "LOCAL_WORLD_SIZE": str(nproc),
-                    MEETING: str(Path(directory) / "rendezvous.json"),
-                }
-                arguments = (function, environment, sending, os.getpid())
-                process = context.Process(target=_be_rank, args=arguments, name=f"rank-{rank}")  # type: ignore[attr-defined]
-                process.start()
-                sending.close()
-                ranks.append(_Rank(process, receiving))
-            for number in tuple(asked):  # While some were not there yet.
-                for one in ranks:
-                    _send(one.process, number)
-            results = _awaited(ranks)
-        codes = [one.process.exitcode or 0 for one in ranks]
-        pids = [one.process.pid for one in ranks]
+    meeting = Path(tempfile.gettempdir()) / f"launcher-{uuid.uuid4().hex}" / "rendezvous.json"
+    ranks: list[_Rank] = []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with _passing_on(ranks) as asked:
+        for rank in range(nproc):
+            receiving, sending = context.Pipe(duplex=False)
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(nproc),
+                "LOCAL_WORLD_SIZE": str(nproc),
+                MEETING: str(meeting),
+            }
+            arguments = (function, environment, sending, os.getpid())
+            process = context.Process(target=_be_rank, args=arguments, name=f"rank-{rank}")  # type: ignore[attr-defined]
+            process.start()
+            sending.close()
+            ranks.append(_Rank(process, receiving))
+        for number in tuple(asked):  # While some were not there yet.
+            for one in ranks:
+                _send(one.process, number)
+        results = _awaited(ranks)
+    codes = [one.process.exitcode or 0 for one in ranks]
+    pids = [one.process.pid for one in ranks]
     return _outcome(results.get(0), codes, pids, asked)  # type: ignore[no-any-return]
 
 
