@@ -28,6 +28,10 @@ NOT_COMPARED: tuple[str, ...] = (
 )
 """Keys that cannot change what a run computes. They are in no signature and are never a difference."""
 
+ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1}
+"""Keys that older records lack, with the value that they had in effect. At that value they are in no
+signature, so that a run keeps its id when the launcher is upgraded."""
+
 BRANCH_IDENTITY: tuple[str, ...] = (
     "restore",
     "reset",
@@ -52,19 +56,21 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat.items()
-        if key.partition(".")[0] != "branch" and not any(fnmatchcase(key, p) for p in NOT_COMPARED)
+        if key.partition(".")[0] != "branch"
+        and not any(fnmatchcase(key, p) for p in NOT_COMPARED)
+        and not (key in ADDED_LATER and value == ADDED_LATER[key])
     }
 
 
 def differences(trunk: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two plain configs differ: (the trunk's value, the own value).
 
-    A key that one of them lacks has the value None there. ``training.steps`` is left out: how far a
-    run goes is said by ``branch.steps`` and the trunk's end.
+    A key that one of them lacks has the value None there, or the one that it had in effect.
+    ``training.steps`` is left out: how far a run goes is said by ``branch.steps`` and the trunk's end.
     """
     left, right = compared(trunk), compared(own)
     return {
-        key: (left.get(key), right.get(key))
+        key: (left.get(key, ADDED_LATER.get(key)), right.get(key, ADDED_LATER.get(key)))
         for key in sorted(left.keys() | right.keys())
         if key != "training.steps" and _spelling(left.get(key)) != _spelling(right.get(key))
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -19,19 +18,23 @@ TEMPORARY_SUFFIX = ".tmp"
 """Ends the name of a file that is still being written; such a file is never read."""
 
 
-def temporary_path(path: Path) -> Path:
-    """Where ``path`` is written before it is renamed; in the same directory, own to this process."""
-    return path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+def temporary_path(path: Path, aside: Path | None = None) -> Path:
+    """Where ``path`` is written before it is renamed: in ``aside`` or beside it; own to this process."""
+    return (aside or path.parent) / f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def written_aside(path: Path, aside: Path | None = None) -> Iterator[Path]:
     """Gives a temporary path to write to; on leaving it is flushed to disk and renamed to ``path``.
 
     After a crash at any point ``path`` is either what it was or complete. If the body raises, the
     temporary file is removed.
+
+    Args:
+        path: what is replaced.
+        aside: directory of the temporary file, on the same file system; by default that of ``path``.
     """
-    temporary = temporary_path(path)
+    temporary = temporary_path(path, aside)
     try:
         yield temporary
         flush_to_disk(temporary)
@@ -43,15 +46,15 @@ def written_aside(path: Path) -> Iterator[Path]:
     flush_to_disk(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``, atomically and durably."""
-    with written_aside(path) as temporary:
+def write_text(path: Path, text: str, aside: Path | None = None) -> None:
+    """Replace ``path`` by ``text``, atomically and durably; see :func:`written_aside`."""
+    with written_aside(path, aside) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as readable JSON, atomically and durably."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n")
+def write_json(path: Path, value: Any, aside: Path | None = None) -> None:
+    """Replace ``path`` by ``value`` as readable JSON, atomically and durably; see :func:`written_aside`."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=True) + "\n", aside)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -119,27 +122,6 @@ def readable_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-@contextlib.contextmanager
-def only_process(path: Path) -> Iterator[bool]:
-    """Whether this is the only process that holds ``path``, as long as the context lasts.
-
-    An advisory lock: it goes when the process does, however that ends, and file systems without locks
-    let everybody in.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:
-            pass  # No locks here.
-        yield True
-    finally:
-        os.close(descriptor)
 
 
 def disk_error(error: OSError, path: Path) -> RunFailed:

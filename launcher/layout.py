@@ -43,9 +43,19 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
-    def lock(self) -> Path:
-        """Held by the process that trains the run."""
-        return self.path / ".lock"
+    def leases(self) -> Path:
+        """One directory for each start's fencing token; see :mod:`launcher.lease`."""
+        return self.path / ".lease"
+
+    @property
+    def launch(self) -> Path:
+        """How the run was launched; see :mod:`launcher.launchers.sibling`."""
+        return self.path / "launch.json"
+
+    @property
+    def log(self) -> Path:
+        """What the run's process printed, where a launcher caught it."""
+        return self.path / "log.txt"
 
     @property
     def restored(self) -> Path:

@@ -17,9 +17,10 @@ from launcher.errors import LauncherError, UnknownRun
 from launcher.files import read_json_object, write_json
 from launcher.findings import Finding
 from launcher.layout import RunDirectory
+from launcher.lease import holder
 
 _T = TypeVar("_T")
-State = Literal["running", "interrupted", "failed", "finished"]
+State = Literal["queued", "running", "interrupted", "failed", "finished"]
 Origin = Literal["nothing", "branch point", "own checkpoint"]
 
 
@@ -53,11 +54,15 @@ class Start:
     """What the state was taken from."""
     step: int
     """Step that the state was at."""
+    token: int = 0
+    """Fencing token of the start; see :mod:`launcher.lease`."""
+    job_id: str | None = None
+    """SLURM job that the process ran in."""
 
     @classmethod
-    def now(cls, origin: Origin, step: int) -> Start:
+    def now(cls, origin: Origin, step: int, token: int, job_id: str | None) -> Start:
         """A start of this process."""
-        return cls(utc_now(), socket.gethostname(), os.getpid(), origin, step)
+        return cls(utc_now(), socket.gethostname(), os.getpid(), origin, step, token, job_id)
 
 
 @dataclass
@@ -97,6 +102,10 @@ class RunRecord:
     metrics: dict[str, float] = field(default_factory=dict)
     """The last value of each metric."""
     starts: list[Start] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time spent in training, over all starts whose end was recorded."""
+    job_id: str | None = None
+    """SLURM job that it was submitted as."""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     """Device, threads, library versions."""
@@ -112,11 +121,11 @@ class RunRecord:
         """Step of the branch point in the parent's numbering; 0 for a trunk."""
         return self.parent.step if self.parent is not None else 0
 
-    def write(self, directory: Path) -> None:
-        """Put the record on disk, atomically and durably."""
+    def write(self, directory: Path, aside: Path | None = None) -> None:
+        """Put the record on disk, atomically and durably; see :func:`launcher.files.written_aside`."""
         self.updated = utc_now()
         self.created = self.created or self.updated
-        write_json(RunDirectory(directory).record, asdict(self))
+        write_json(RunDirectory(directory).record, asdict(self), aside)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunRecord:
@@ -271,23 +280,12 @@ def children(runs: Iterable[Run], parent: str) -> list[Run]:
     return [run for run in runs if run.record.parent is not None and run.record.parent.run == parent]
 
 
-def state_now(record: RunRecord) -> State:
-    """The record's state; a run that says it is running but whose process is gone was interrupted.
-
-    Only what started on this host can be looked at; of others the record is believed.
-    """
-    if record.state != "running" or not record.starts:
-        return record.state
-    last = record.starts[-1]
-    if last.host != socket.gethostname():
-        return record.state
-    try:
-        os.kill(last.pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return "interrupted"
-    except PermissionError:
-        pass
-    return "running"
+def state_now(run: Run) -> State:
+    """The record's state; a run that says it is running but whose process is gone was interrupted."""
+    if run.record.state != "running":
+        return run.record.state
+    last = holder(run.directory)
+    return "running" if last is not None and last.alive else "interrupted"
 
 
 def branched_steps(outputs: Path, run_id: str) -> set[int]:

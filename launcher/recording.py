@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -11,17 +12,22 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from launcher.branch.metadata import comparison, tags, tracker_config
+from launcher.branch.metadata import tags, tracker_config
 from launcher.branch.plan import Plan
+from launcher.branch.record import going_on, new_record
 from launcher.checkpoint.manifest import About
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
 from launcher.errors import ConfigError, LauncherError
-from launcher.files import disk_error, only_process, write_text
+from launcher.files import disk_error, write_text
 from launcher.findings import Finding
-from launcher.lineage import Origin, Parent, RunRecord, Start, State, branched_steps, read_run
+from launcher.launchers.slurm_job import SlurmJob, current_job
+from launcher.layout import RunDirectory
+from launcher.lease import Lease, Superseded, holder
+from launcher.lineage import Origin, Start, State, branched_steps, utc_now
 from launcher.report.progress_bar import ProgressBar
 from launcher.trackers.base import RunIdentity
+from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.training.progress import Progress
@@ -37,40 +43,66 @@ class Recording:
 
     def __init__(self, plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> None:
         self.plan = plan
-        self.record = _record(plan, findings, environment)
+        self._findings, self._environment = findings, environment
+        self._job = current_job() or SlurmJob("", 0)
         self._trainer: Trainer | None = None
-        self._held = contextlib.ExitStack()
+        self._since = time.monotonic()
 
     def __enter__(self) -> Recording:
+        directory = self.plan.directory
+        self._refuse_second(directory)
         try:
-            self._open()
+            directory.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lease = Lease(directory, utc_now(), self._job.id or None, self._job.restarts)
+        except OSError as error:
+            raise disk_error(error, directory.path) from error
+        try:
+            self._open(directory)
         except BaseException:
-            self._held.close()
+            self.lease.release()
             raise
         return self
 
-    def _open(self) -> None:
-        directory = self.plan.directory
+    def _open(self, directory: RunDirectory) -> None:
+        # Only now: until the lease was taken, an older process could still write.
+        self.record = going_on(directory) or new_record(self.plan, self._findings, self._environment)
+        self.record.environment = self.record.environment or self._environment
+        self.record.job_id = self._job.id or None
         try:
-            directory.checkpoints.mkdir(parents=True, exist_ok=True)
-            if not self._held.enter_context(only_process(directory.lock)):
-                raise self._trained_elsewhere()
-            write_text(directory.config, OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config))))
-            self.record.write(directory.path)
+            config = OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config)))
+            write_text(directory.config, config, self.lease.aside())
+            self.record.write(directory.path, self.lease.aside())
         except OSError as error:
             raise disk_error(error, directory.path) from error
-        self._trackers = Trackers(MetricsFile(directory.metrics), trackers_of(self.plan.config.tracker))
+        metrics = MetricsFile(directory.metrics, self.lease.aside)
+        self._trackers = Trackers(metrics, trackers_of(self.plan.config.tracker))
         self._writer = CheckpointWriter(
-            directory.checkpoints, self.plan.config.checkpoint, self._branched_from
+            directory.checkpoints, self.plan.config.checkpoint, self._branched_from, self.lease.aside
         )
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
 
+    def _refuse_second(self, directory: RunDirectory) -> None:
+        """Leave a run to the living process that trains it, unless that is an earlier start of this job."""
+        there = holder(directory)
+        if there is None or not there.alive:
+            return
+        if there.job_id == self._job.id and there.restarts < self._job.restarts:
+            return
+        raise ConfigError(
+            f"Another process is training {self.plan.id}.",
+            where=str(directory.path),
+            found=str(there),
+            expected="one process a run",
+            do="let it finish, or stop it and give this command again",
+        )
+
     def start(self, trainer: Trainer, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""
-        self._trainer = trainer
+        self._trainer, self._since = trainer, time.monotonic()
         step = trainer.live.progress.step
-        self.record.starts.append(Start.now(origin, step))
+        self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
+        self.lease.note(step, self.plan.end_step)
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
         self.record.trackers = dict(self._trackers.links)
         self._write_record()
@@ -87,6 +119,7 @@ class Recording:
         self._trackers.log({**line, **metrics})
         numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
         self.record.metrics.update(numbers)
+        self.lease.note(progress.step, self.plan.end_step, self.record.metrics)
         self._bar.show(numbers)
 
     def save(self) -> None:
@@ -103,6 +136,7 @@ class Recording:
         assert self._trainer is not None
         self._writer.check()
         step = self._trainer.live.progress.step
+        self.lease.note(step, self.plan.end_step)
         if step == self.record.starts[-1].step + 1:
             self._writer.reserve(self._trainer.state_dict())
         self._bar.advance(step)
@@ -121,11 +155,17 @@ class Recording:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        with self._held:
+        try:
             if error is not None:
                 self._failed(error)
+        finally:
+            self.lease.release()
 
     def _failed(self, error: BaseException) -> None:
+        if isinstance(error, Superseded) or self.lease.lost:
+            # The run is the newer process's; its record and its tracker run go on there.
+            self._trackers.leave()
+            return
         if isinstance(error, LauncherError) and error.where is None:
             error.where = str(self.plan.directory.path)
         with contextlib.suppress(LauncherError):  # The error that is already on its way came first.
@@ -135,25 +175,14 @@ class Recording:
         with contextlib.suppress(OSError, LauncherError):
             self._end(state, (str(error) or type(error).__name__).splitlines()[0])
 
-    def _trained_elsewhere(self) -> ConfigError:
-        last = self.record.starts[-1] if self.record.starts else None
-        return ConfigError(
-            f"Another process is training {self.plan.id}.",
-            where=str(self.plan.directory.path),
-            found=f"process {last.pid} on {last.host}, since {last.time}"
-            if last
-            else "a process that starts",
-            expected="one process a run",
-            do="let it finish, or stop it and give this command again",
-        )
-
     def _end(self, state: State, error: str | None) -> None:
         self._bar.stop()
         self._note_saved()
-        ended = "interrupted" if state == "running" else state
+        ended: Ended = "finished" if state == "finished" else "failed" if state == "failed" else "interrupted"
         self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step})
         self.record.state = state
         self.record.error = error
+        self.record.seconds += time.monotonic() - self._since
         self.record.trackers.update({f"{k}_dropped": v for k, v in self._trackers.dropped.items()})
         self._write_record()
 
@@ -163,8 +192,9 @@ class Recording:
 
     def _write_record(self) -> None:
         try:
-            self.record.write(self.plan.directory.path)
+            self.record.write(self.plan.directory.path, self.lease.aside())
         except OSError as error:
+            self.lease.aside()  # A write that a newer start made impossible says so.
             raise disk_error(error, self.plan.directory.record) from error
 
     def _branched_from(self) -> set[int]:
@@ -205,50 +235,3 @@ class Recording:
             resumed=resumed,
             last_logged_step=self._trackers.metrics.last_step,
         )
-
-
-def _record(plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> RunRecord:
-    """The record that is there, going on; or a new one."""
-    if plan.directory.record.is_file():
-        record = read_run(plan.directory.path).record
-        record.state, record.error = "running", None
-        return record
-    parent = None
-    if plan.point is not None:
-        manifest = plan.point.manifest
-        parent = Parent(
-            run=manifest.about.run,
-            checkpoint=str(plan.point.checkpoint),
-            step=manifest.step,
-            absolute_step=manifest.about.absolute_step,
-            sha256=manifest.sha256,
-            metrics=dict(manifest.about.metrics),
-        )
-    return RunRecord(
-        id=plan.id,
-        kind=plan.kind,
-        state="running",
-        group=plan.group,
-        group_source=plan.group_source,
-        job_type=plan.job_type,
-        branch_type=plan.branch_type,
-        signature=plan.signature,
-        request=plan.request,
-        step=plan.start.step,
-        start_step=plan.start.step,
-        end_step=plan.end_step,
-        horizon_steps=plan.horizon_steps,
-        parent=parent,
-        compare_to=comparison(plan),
-        overrides=list(plan.declared.overrides),
-        declared={key: _plain(value) for key, value in plan.declared.values.items()},
-        differences={key: [left, right] for key, (left, right) in plan.differences.items()},
-        findings=[finding.to_json() for finding in findings],
-        environment=environment,
-        notes=plan.config.branch.notes,
-        tags=list(tags(plan)),
-    )
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | list | dict) or value is None else str(value)

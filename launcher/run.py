@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +13,13 @@ import torch
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import changed_data, differing_environment, preflight, require_clean
+from launcher.branch.preflight import (
+    changed_data,
+    differing_environment,
+    preflight,
+    recheck,
+    require_clean,
+)
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -19,13 +27,16 @@ from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
-from launcher.errors import BranchPointUnavailable
+from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
+from launcher.launchers.sibling import failed_sibling
 from launcher.lineage import Origin, Run, read_run
+from launcher.messages import log_to_stderr
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
 from launcher.training.device import choose_device, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
+from launcher.training.local_ranks import may_fork, start_ranks
 from launcher.training.loop import Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
 from launcher.training.rendezvous import place_from
@@ -39,18 +50,25 @@ from launcher.training.trainer import Trainer
 log = logging.getLogger("launcher.run")
 
 
-def run(config: Config, declared: Declared) -> Run:
+def run(config: Config, declared: Declared, interruption: Interruption | None = None) -> Run:
     """Bring the run that ``config`` describes to its end, from wherever it is.
 
     Its own newest checkpoint comes first, the branch point second, nothing only for a trunk or where
     scratch was asked for. A run that is finished is not run again.
+
+    Args:
+        config: the run's.
+        declared: what of it was said on purpose.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
 
     Raises:
         LauncherError: the input was wrong or the run failed; the record says so too.
         SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
     """
     place = place_from(config.launch.nproc)
-    assert place is not None, "start_ranks comes before"
+    if place is None:
+        work = partial(_as_rank, config, declared)
+        return start_ranks(work, config.launch.nproc, may_fork(config.device), interruption)
     device = choose_device(config.device, place)
     with Ranks(place, Path(config.paths.outputs), device) as ranks:
         prepare_process(config, device, place.local_size)
@@ -59,7 +77,7 @@ def run(config: Config, declared: Declared) -> Run:
             return done
 
         with (
-            Interruption() as interruption,
+            nullcontext(interruption) if interruption else Interruption() as stop,
             Recording(run_plan, findings, environment(device)) if ranks.first else Unrecorded() as hooks,
             ranks.lost_ones_named(),
         ):
@@ -77,17 +95,22 @@ def run(config: Config, declared: Declared) -> Run:
             trainer.gather_streams()
             if isinstance(hooks, Recording):
                 _record_start(run_plan, hooks, trainer, origin)
-            reached = train(trainer, run_plan.end_step, config, hooks, interruption, ranks)
+            reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks)
             if isinstance(hooks, Recording):
                 hooks.finish("finished" if reached else "interrupted")
 
         finished = read_run(run_plan.directory.path)
         if ranks.first:
             print_summary(finished)
-    if interruption.asked is not None and not reached:
-        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
-        raise SystemExit(interruption.exit_status)
+    if stop.asked is not None and not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
+        raise SystemExit(stop.exit_status)
     return finished
+
+
+def _as_rank(config: Config, declared: Declared) -> Run:
+    log_to_stderr()  # A new interpreter does not do so yet.
+    return run(config, declared)
 
 
 class _Course(NamedTuple):
@@ -103,6 +126,7 @@ class _Course(NamedTuple):
 
 def _found_out(config: Config, declared: Declared, device: torch.device) -> _Course:
     run_plan = plan(config, declared)
+    _refuse_after_failure(run_plan)
     if (done := _finished(run_plan)) is not None:
         log.info("%s is finished already; nothing to do.", done.id)
         print_summary(done)
@@ -111,6 +135,22 @@ def _found_out(config: Config, declared: Declared, device: torch.device) -> _Cou
     for problem in refused:
         log.warning("Passing over a damaged checkpoint. %s", problem)
     return _Course(run_plan, own, _checked(run_plan, own, device))
+
+
+def _refuse_after_failure(plan: Plan) -> None:
+    """With ``fanout.stop_on_failure``, no sibling starts once another one failed.
+
+    Raises:
+        LauncherError: names the one that failed.
+    """
+    fanout = plan.config.fanout
+    if fanout.stop_on_failure and fanout.id and (failed := failed_sibling(plan.directory, fanout.id)):
+        raise LauncherError(
+            f"{plan.id} is not started: its sibling {failed} failed.",
+            where=str(plan.directory.path),
+            found="fanout.stop_on_failure=true",
+            do=f"settle what failed, then: launcher retry {plan.group}",
+        )
 
 
 def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:
@@ -123,7 +163,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
             do="bring either back; a branch never begins from nothing",
         )
     if own is None:
-        findings = preflight(plan, environment(device))
+        check = preflight if plan.config.fanout.id is None else recheck
+        findings = check(plan, environment(device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
         manifest = read_manifest(own)

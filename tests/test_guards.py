@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from launcher.errors import LauncherError
-from launcher.files import only_process
-from launcher.lineage import branched_steps
+from launcher.lease import Lease
+from launcher.lineage import branched_steps, utc_now
 from tests.tiny_process import Tiny
 from tests.tiny_task import TinyTask
 
@@ -40,15 +41,12 @@ class TestASecondProcess:
         run = tiny.train(POINT)
         record = json.loads(run.directory.record.read_text())
         run.directory.record.write_text(json.dumps({**record, "state": "running"}))
-        with only_process(run.directory.lock) as alone:
-            assert alone
-            assert "Another process is training" in tiny.refuse(POINT).said
+        lease = Lease(run.directory, utc_now())
+        said = tiny.refuse(POINT).said
+        assert "Another process is training" in said
+        assert f"process {os.getpid()} on" in said
+        lease.release()
         assert tiny.launch(POINT).status == 0
-
-    def test_the_lock_goes_with_its_process(self, tiny: Tiny) -> None:
-        run = tiny.train(POINT)
-        with only_process(run.directory.lock) as alone, only_process(run.directory.lock) as second:
-            assert (alone, second) == (True, False)
 
 
 class TestARecordThatCannotBeRead:

@@ -14,14 +14,17 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("findings",),
+    ("findings", "messages"),
     ("layout", "validation"),
     ("config", "files"),
-    ("differences",),
+    ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),
     ("branch", "report", "launchers"),
     ("recording",),
-    ("run", "sweep"),
+    ("run", "fanout"),
+    ("job",),
+    ("composition",),
+    ("sweep",),
     ("cli", "entry"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
@@ -33,8 +36,9 @@ ONLY_IN: Mapping[str, str] = {"wandb": "launcher.trackers.wandb", "pyteomics": "
 
 HEAVY = ("torch", "wandb", "pyteomics")
 LIGHT = (
-    "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lineage.py",
-    "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "report/*.py", "cli.py",
+    "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
+    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "report/*.py",
+    "cli.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -311,7 +311,7 @@ def look_at_everything(outputs: Path) -> None:
     nodes, _ = tree(outputs)
     str(rendered(nodes, outputs).label)
     for run in runs:
-        state_now(run.record)
+        state_now(run)
         children(runs, run.id)
         rendered_run(run, show(run))
     for name in ("run-a", "run-b", "run-"):

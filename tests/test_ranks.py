@@ -113,7 +113,7 @@ def test_a_rank_that_is_killed_takes_the_others_down(empty: Tiny, paired: Tiny, 
     assert ended.err.count("error:") == 1
     assert f"rank {rank} (process" in ended.err
     assert "was ended by SIGKILL" in ended.err
-    assert state_now(empty.trunk.record) == ("interrupted" if rank == 0 else "failed")
+    assert state_now(empty.trunk) == ("interrupted" if rank == 0 else "failed")
     empty.train(PAIR)
     as_if_undisturbed(empty, paired)
 

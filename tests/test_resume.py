@@ -146,7 +146,7 @@ class TestKilled:
     def test_it_is_shown_as_interrupted(self, empty: Tiny) -> None:
         assert empty.launch(prepare=[Kill(25, "SIGKILL", saved=True)]).status == 137
         assert empty.trunk.record.state == "running"
-        assert state_now(empty.trunk.record) == "interrupted"
+        assert state_now(empty.trunk) == "interrupted"
         [node] = json.loads(empty.launcher("tree", "--json").out)
         assert node["state"] == "interrupted"
 
@@ -201,7 +201,7 @@ class TestKilled:
 
     def test_with_half_of_the_checkpoint_written(self, empty: Tiny, trained: Tiny) -> None:
         assert empty.launch(prepare=[partial(tiny_faults.kill_in_half_a_checkpoint, 20)]).status == 137
-        left = [path.name for path in empty.trunk.directory.checkpoints.iterdir()]
+        left = [path.name for path in empty.trunk.directory.leases.rglob("*")]
         assert any(name.endswith(".tmp") for name in left)
         assert checkpoint_file(20) not in left
         as_if_undisturbed(empty.train(), trained.trunk)

@@ -132,9 +132,12 @@ def content_digest(components: Mapping[str, str]) -> str:
     return hashlib.sha256(files.canonical_json(listing)).hexdigest()
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest, atomically and durably. A checkpoint's belongs at ``layout.manifest_of``."""
-    files.write_text(path, _sealed(_plain(manifest)))
+def write_manifest(path: Path, manifest: Manifest, aside: Path | None = None) -> None:
+    """Write a manifest, atomically and durably. A checkpoint's belongs at ``layout.manifest_of``.
+
+    ``aside``: see :func:`launcher.files.written_aside`.
+    """
+    files.write_text(path, _sealed(_plain(manifest)), aside)
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

@@ -107,24 +107,32 @@ def pinned(directory: Path) -> set[int]:
     return {step_of(each) for each in checkpoints(directory) if layout.pin_of(each).exists()}
 
 
-def unpublish(checkpoint: Path) -> None:
+def unpublish(checkpoint: Path, aside: Path | None = None) -> None:
     """Take the manifest away, durably: from here on the checkpoint does not exist.
 
+    Args:
+        checkpoint: the state's file.
+        aside: where the manifest is moved to before it is removed; see :func:`launcher.files.written_aside`.
+
     Raises:
-        OSError: the directory cannot be written.
+        OSError: the directory cannot be written, or ``aside`` is gone.
     """
-    with contextlib.suppress(FileNotFoundError):
-        layout.manifest_of(checkpoint).unlink()
-        files.flush_to_disk(checkpoint.parent)
+    manifest = layout.manifest_of(checkpoint)
+    if not manifest.exists():
+        return
+    if aside is not None:
+        manifest = manifest.replace(aside / manifest.name)
+    manifest.unlink(missing_ok=True)
+    files.flush_to_disk(checkpoint.parent)
 
 
-def remove(checkpoint: Path) -> None:
+def remove(checkpoint: Path, aside: Path | None = None) -> None:
     """Remove a checkpoint: the manifest first, so that a kill in between leaves no half of one.
 
     Raises:
-        OSError: the directory cannot be written.
+        OSError: the directory cannot be written, or ``aside`` is gone.
     """
-    unpublish(checkpoint)
+    unpublish(checkpoint, aside)
     checkpoint.unlink(missing_ok=True)
     files.flush_to_disk(checkpoint.parent)
 

@@ -19,7 +19,7 @@ from launcher.checkpoint.manifest import About, Content, Manifest, StoredFile, w
 from launcher.checkpoint.sink import write_state
 from launcher.checkpoint.verify import verify_file
 from launcher.config import CheckpointConfig
-from launcher.errors import CheckpointError, RunFailed
+from launcher.errors import CheckpointError, LauncherError, RunFailed
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class CheckpointWriter:
         directory: Path,
         retention: CheckpointConfig,
         protected: Callable[[], Collection[int]] = frozenset,
+        aside: Callable[[], Path | None] = lambda: None,
     ) -> None:
         """Open ``directory``, which is created, and remove what a dead writer left half written.
 
@@ -50,6 +51,8 @@ class CheckpointWriter:
             directory: ``layout.RunDirectory.checkpoints``; no other process may write there.
             retention: which checkpoints are removed after each save.
             protected: steps that some run branched from; asked only when something would be removed.
+            aside: asked before each change of the directory; gives the place to write aside in, or raises
+                if this process may not write any more (:meth:`launcher.lease.Lease.aside`).
 
         Raises:
             RunFailed: the directory cannot be written.
@@ -61,6 +64,7 @@ class CheckpointWriter:
         self._directory = directory
         self._retention = retention
         self._protected = protected
+        self._aside = aside
         self._buffers = Buffers()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -153,7 +157,7 @@ class CheckpointWriter:
         try:
             self._publish(path, snapshot.state(), about)
         except OSError as error:
-            self._failure = write_failure(error, path, snapshot.bytes)
+            self._failure = self._superseded() or write_failure(error, path, snapshot.bytes)
         except BaseException as error:
             self._failure = error
         if self._failure is not None:
@@ -170,12 +174,20 @@ class CheckpointWriter:
         content = describe(state, all_cores=False)
         if _is_there(path, content):
             return
-        with files.written_aside(path) as temporary:
+        with files.written_aside(path, self._aside()) as temporary:
             size, digest = write_state(state, temporary)
             # From here to the manifest there is no checkpoint of this step.
-            store.unpublish(path)
+            store.unpublish(path, self._aside())
         stored = StoredFile(path.name, size, digest)
-        write_manifest(layout.manifest_of(path), Manifest(about, content, stored))
+        write_manifest(layout.manifest_of(path), Manifest(about, content, stored), self._aside())
+
+    def _superseded(self) -> LauncherError | None:
+        """What a failed write means if the directory is another process's by now."""
+        try:
+            self._aside()
+        except LauncherError as error:
+            return error
+        return None
 
     def _retain(self, just_saved: int) -> None:
         retention, directory = self._retention, self._directory
@@ -188,7 +200,7 @@ class CheckpointWriter:
         if store.removable(steps, retention, values, kept):
             kept.update(self._protected())
             for step in store.removable(steps, retention, values, kept):
-                store.remove(directory / layout.checkpoint_file(step))
+                store.remove(directory / layout.checkpoint_file(step), self._aside())
 
 
 def write_failure(error: OSError, path: Path, needed: int | None = None) -> RunFailed:

@@ -22,7 +22,7 @@ def show(run: Run) -> dict[str, Any]:
     runs, _ = read_runs(run.directory.path.parent.parent)
     return {
         **asdict(run.record),
-        "state": state_now(run.record),
+        "state": state_now(run),
         "directory": str(run.directory.path),
         "checkpoints": _checkpoints(run),
         "branches": [branch.id for branch in children(runs, run.id)],

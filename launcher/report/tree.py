@@ -42,7 +42,7 @@ def _node(run: Run, below: dict[str | None, list[Run]], shown: set[Path]) -> dic
         "id": run.id,
         "kind": record.kind,
         "branch_type": record.branch_type,
-        "state": state_now(record),
+        "state": state_now(run),
         "step": record.step,
         "end_step": record.end_step,
         "group": record.group,

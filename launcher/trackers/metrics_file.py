@@ -13,12 +13,13 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import LauncherError
-from launcher.files import disk_error, flush_to_disk
+from launcher.files import disk_error, flush_to_disk, written_aside
 
 STEP = "global_step"
 """The key that every line has."""
@@ -38,15 +39,22 @@ class MetricsFile:
     are already here and are ignored, so that every step is there once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, aside: Callable[[], Path | None] = lambda: None) -> None:
         """Open or create ``path``.
+
+        Args:
+            path: the file.
+            aside: asked before each line; gives the place to write aside in, or raises if this process may
+                not write any more (:meth:`launcher.lease.Lease.aside`).
 
         Raises:
             LauncherError: it cannot be written, or its last complete line is not a line of metrics.
         """
         self.path = path
+        self._aside = aside
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._take_over()
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o644)
         except OSError as error:
@@ -57,6 +65,13 @@ class MetricsFile:
         except BaseException:
             self.close()
             raise
+
+    def _take_over(self) -> None:
+        """Put a copy in the file's place: an older process still appends to the file that it has open."""
+        if (place := self._aside()) is None or not self.path.exists():
+            return
+        with written_aside(self.path, place) as copy:
+            shutil.copyfile(self.path, copy)
 
     def _drop_torn_line(self) -> int | None:
         line, end = _last_complete_line(self._descriptor)
@@ -79,6 +94,7 @@ class MetricsFile:
             raise TypeError(f"{STEP} is a {type(step).__name__}, not an int")
         if self.last_step is not None and step <= self.last_step:
             return False
+        self._aside()
         self._write(_encode(line))
         self.last_step = step
         return True

@@ -99,6 +99,16 @@ class Trackers:
         finally:
             self.metrics.close()
 
+    def leave(self) -> None:
+        """Let go of everything without a word: the run is another process's."""
+        if self._finished:
+            return
+        self._finished = True
+        for tracker in self._live:
+            with contextlib.suppress(Exception):
+                _within(5.0, tracker.abandon, f"{tracker.name} abandon")
+        self.metrics.close()
+
     def __enter__(self) -> Trackers:
         return self
 

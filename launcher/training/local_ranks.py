@@ -30,7 +30,7 @@ import torch
 from launcher.errors import LauncherError, RunFailed
 from launcher.training.device import prepared
 from launcher.training.rendezvous import MEETING
-from launcher.training.signals import ASKING
+from launcher.training.signals import ASKING, Interruption
 
 _T = TypeVar("_T")
 GRACE_SECONDS = 30.0
@@ -48,7 +48,9 @@ class _Rank(NamedTuple):
     result: Connection
 
 
-def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
+def start_ranks(
+    function: Callable[[], _T], nproc: int, fork: bool, interruption: Interruption | None = None
+) -> _T:
     """Call ``function`` in ``nproc`` processes, the ranks; what it gives, or raises, at rank 0.
 
     Signals that ask to stop are passed on to all ranks. If this process is killed, so are they.
@@ -58,6 +60,7 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
         nproc: how many.
         fork: copy this process, which takes milliseconds but must not have computed anything in parallel
             nor used a GPU; else start new interpreters.
+        interruption: entered already; it is told of the signals that come meanwhile.
 
     Raises:
         RunFailed: a rank ended without a word.
@@ -69,7 +72,7 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
     ranks: list[_Rank] = []
     sys.stdout.flush()
     sys.stderr.flush()
-    with _passing_on(ranks) as asked:
+    with _passing_on(ranks, interruption or Interruption()) as asked:
         for rank in range(nproc):
             receiving, sending = context.Pipe(duplex=False)
             environment = {
@@ -134,12 +137,13 @@ def _die_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_on(ranks: list[_Rank]) -> Iterator[list[int]]:
+def _passing_on(ranks: list[_Rank], interruption: Interruption) -> Iterator[list[int]]:
     """Passes signals that ask to stop on to the ranks; gives the list of those that came."""
-    asked: list[int] = []
+    asked: list[int] = list(interruption.received)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
+        interruption.note(signal.Signals(number))
         for one in ranks:
             _send(one.process, number)
 

@@ -1,0 +1,71 @@
+"""The process of one sibling that a launcher started: ``python -P -m launcher.job RUN_DIRECTORY``.
+
+Everything that it does was decided at the launch: ``launch.json`` has the resolved config.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+# Whatever takes long to import is imported later: until main() has its handlers, a signal finds nobody.
+from launcher.errors import LauncherError
+from launcher.layout import RunDirectory
+from launcher.training.signals import ASKING, Interruption
+
+
+def run_sibling(directory: Path, interruption: Interruption | None = None) -> int:
+    """Bring the sibling in ``directory`` to its end in this process; the exit status.
+
+    What it prints goes to ``log.txt`` in the run's directory.
+
+    Args:
+        directory: the run's.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
+    """
+    _print_to(RunDirectory(directory).log)
+    try:
+        from launcher.launchers.sibling import read_launch
+
+        launch = read_launch(directory)
+        os.chdir(launch.working_directory)
+        from launcher.branch.declared import Declared
+        from launcher.config import Config
+        from launcher.run import run
+
+        run(Config.from_plain(launch.config), Declared(**launch.declared), interruption)
+    except LauncherError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    return 0
+
+
+def _print_to(log: Path) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the sibling whose directory is the one argument."""
+    [directory] = arguments
+    with Interruption() as interruption:
+        # The batch script blocks them, so that none is lost or deadly before there is a handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+        status = run_sibling(Path(directory), interruption)
+        from launcher.launchers.slurm_job import current_job, leave
+
+        job = current_job()
+        stopped = interruption.asked is not None and status == interruption.exit_status
+        return leave(job, interruption) if job is not None and stopped else status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

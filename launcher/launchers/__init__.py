@@ -1,0 +1,1 @@
+"""Where siblings run: this machine's pool, or SLURM; and what becomes of them there."""
