@@ -31,17 +31,19 @@ def run_job(composed: DictConfig) -> float | None:
     The error of a single run ends the process here, with one message. Among siblings it is shown here
     and passed on, so that the others still run and the exit status says that one failed.
     """
-    from launcher.job import bring_to_its_end
+    from launcher.run import run
 
     try:
         config, said = config_from(composed), declared_by(HydraConfig.get())
         if config.fanout.dry_run and config.fanout.id is None:
             _show_only(config, said)
         else:
-            bring_to_its_end(config, said)
+            run(config, said)
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
+        if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
+            raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
             raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         hydra = HydraConfig.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +31,15 @@ from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
 from launcher.launchers.sibling import failed_sibling
 from launcher.lineage import Origin, Run, read_run
+from launcher.messages import log_to_stderr
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
-from launcher.training.device import choose_device, environment, prepare_process
+from launcher.training.device import choose_device, device_type, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
+from launcher.training.local_ranks import may_fork, start_ranks
 from launcher.training.loop import Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
-from launcher.training.rendezvous import place_from
+from launcher.training.rendezvous import Place, place_from
 from launcher.training.restore import load_weights, model_from, new_model
 from launcher.training.rng import seed_all
 from launcher.training.schedule import build_schedule
@@ -63,13 +66,14 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
         SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
     """
     place = place_from(config.launch.nproc)
-    assert place is not None, "start_ranks comes before"
-    device = choose_device(config.device, place)
-    with Ranks(place, Path(config.paths.outputs), device) as ranks:
-        prepare_process(config, device, place.local_size)
-        run_plan, own, findings, done = ranks.told(lambda: _found_out(config, declared, device))
+    if place is None:
+        work = partial(_as_rank, config, declared)
+        return start_ranks(work, config.launch.nproc, may_fork(config.device), interruption)
+    with Ranks(place, Path(config.paths.outputs), device_type(config.device)) as ranks:
+        run_plan, own, findings, done = ranks.told(lambda: _found_out(config, declared, place))
         if done is not None:
             return done
+        device = _prepared(config, place)
 
         with (
             nullcontext(interruption) if interruption else Interruption() as stop,
@@ -103,6 +107,11 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
     return finished
 
 
+def _as_rank(config: Config, declared: Declared) -> Run:
+    log_to_stderr()  # A new interpreter does not do so yet.
+    return run(config, declared)
+
+
 class _Course(NamedTuple):
     """What rank 0 finds out before anything is built, and every rank goes by."""
 
@@ -114,17 +123,24 @@ class _Course(NamedTuple):
     """The run, if it is finished already."""
 
 
-def _found_out(config: Config, declared: Declared, device: torch.device) -> _Course:
+def _found_out(config: Config, declared: Declared, place: Place) -> _Course:
     run_plan = plan(config, declared)
     _refuse_after_failure(run_plan)
     if (done := _finished(run_plan)) is not None:
         log.info("%s is finished already; nothing to do.", done.id)
         print_summary(done)
         return _Course(run_plan, None, [], done)
+    device = _prepared(config, place)
     own, refused = newest_good(run_plan.directory.checkpoints)
     for problem in refused:
         log.warning("Passing over a damaged checkpoint. %s", problem)
     return _Course(run_plan, own, _checked(run_plan, own, device))
+
+
+def _prepared(config: Config, place: Place) -> torch.device:
+    device = choose_device(config.device, place)
+    prepare_process(config, device, place.local_size)
+    return device
 
 
 def _refuse_after_failure(plan: Plan) -> None:

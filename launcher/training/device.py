@@ -32,10 +32,9 @@ def choose_device(name: str, place: Place = ALONE) -> torch.device:
             found=f"torch {torch.__version__}, {torch.cuda.device_count()} CUDA devices",
             do="use device=cpu or device=auto, or install a CUDA build of PyTorch",
         )
-    kind = device_type(name)
-    if kind == "cuda" and place.size > 1:
+    if device_type(name) == "cuda" and place.size > 1:
         return _gpu_of(place)
-    return torch.device(kind)
+    return torch.device(device_type(name))
 
 
 def device_type(name: str) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,11 @@ _T = TypeVar("_T")
 _TIMEOUT = datetime.timedelta(hours=1)
 """For what all wait for one: rank 0 may write a large checkpoint. A process that dies is noticed at once."""
 _FAILURE = "failure"
-_CPU = torch.device("cpu")
+_recent: deque[Tensor] = deque(maxlen=16)
+"""Tensors of the last collectives. A thread of gloo that lets go of a tensor last needs the lock of Python,
+and the process group, when it is freed, waits for that thread with the lock held: for ever."""
+_LET_GO_SECONDS = 0.05
+"""Time for that with tensors that PyTorch made itself, to send objects."""
 
 
 class Ranks:
@@ -33,12 +38,12 @@ class Ranks:
     Every method that takes part in a collective says so; all ranks must call it at the same point.
     """
 
-    def __init__(self, place: Place = ALONE, directory: Path = Path(), device: torch.device = _CPU) -> None:
-        """``directory`` is seen by all ranks, ``device`` is this one's."""
+    def __init__(self, place: Place = ALONE, directory: Path = Path(), device_type: str = "cpu") -> None:
+        """``directory`` is seen by all ranks, ``device_type`` (``cpu``, ``cuda``) is what they compute on."""
         self.rank, self.size = place.rank, place.size
         self._place = place
         self._directory = directory
-        self._device = device
+        self._device_type = device_type
         self._held = contextlib.ExitStack()
         self._store: Any = None
 
@@ -58,18 +63,17 @@ class Ranks:
         if not self.first:
             # What a rank says, rank 0 says as well.
             logging.getLogger("launcher").setLevel(logging.CRITICAL)
-        if self._place.of_slurm:
-            choose_interface()
+        if self._place.here or self._place.of_slurm:
+            choose_interface(self._place.here)
         with contextlib.ExitStack() as held:
             self._store = held.enter_context(met(self._place, self._directory))
             self._start_group(dist)
             self._held = held.pop_all()
 
     def _start_group(self, dist: Any) -> None:
-        cuda = self._device.type == "cuda"
         dist.init_process_group(
             # Whatever is agreed on between steps does not wait for the GPU.
-            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            "cpu:gloo,cuda:nccl" if self._device_type == "cuda" else "gloo",
             store=dist.PrefixStore("group", self._store),
             rank=self.rank,
             world_size=self.size,
@@ -92,6 +96,7 @@ class Ranks:
             except _PeerLost as lost:
                 error = lost
             told = error is not None and not self.first and self._tell(error)
+            time.sleep(_LET_GO_SECONDS)
             dist.destroy_process_group()
         if told and isinstance(error, LauncherError):
             raise SystemExit(error.exit_status) from None
@@ -187,6 +192,7 @@ class Ranks:
         import torch.distributed as dist
 
         tensor = torch.tensor(values, dtype=torch.float64)
+        _recent.append(tensor)
         dist.all_reduce(tensor, getattr(dist.ReduceOp, how))
         reduced: list[float] = tensor.tolist()
         return reduced

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -29,7 +30,7 @@ import torch
 from launcher.errors import LauncherError, RunFailed
 from launcher.training.device import prepared
 from launcher.training.rendezvous import MEETING
-from launcher.training.signals import ASKING
+from launcher.training.signals import ASKING, Interruption
 
 _T = TypeVar("_T")
 GRACE_SECONDS = 30.0
@@ -47,7 +48,9 @@ class _Rank(NamedTuple):
     result: Connection
 
 
-def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
+def start_ranks(
+    function: Callable[[], _T], nproc: int, fork: bool, interruption: Interruption | None = None
+) -> _T:
     """Call ``function`` in ``nproc`` processes, the ranks; what it gives, or raises, at rank 0.
 
     Signals that ask to stop are passed on to all ranks. If this process is killed, so are they.
@@ -57,6 +60,7 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
         nproc: how many.
         fork: copy this process, which takes milliseconds but must not have computed anything in parallel
             nor used a GPU; else start new interpreters.
+        interruption: entered already; it is told of the signals that come meanwhile.
 
     Raises:
         RunFailed: a rank ended without a word.
@@ -64,31 +68,31 @@ def start_ranks(function: Callable[[], _T], nproc: int, *, fork: bool) -> _T:
         Exception: what ``function`` raised at rank 0.
     """
     context = multiprocessing.get_context("fork" if fork else "spawn")
-    with tempfile.TemporaryDirectory(prefix="launcher-") as directory:
-        ranks: list[_Rank] = []
-        sys.stdout.flush()
-        sys.stderr.flush()
-        with _passing_on(ranks) as asked:
-            for rank in range(nproc):
-                receiving, sending = context.Pipe(duplex=False)
-                environment = {
-                    "RANK": str(rank),
-                    "LOCAL_RANK": str(rank),
-                    "WORLD_SIZE": str(nproc),
-                    "LOCAL_WORLD_SIZE": str(nproc),
-                    MEETING: str(Path(directory) / "rendezvous.json"),
-                }
-                arguments = (function, environment, sending, os.getpid())
-                process = context.Process(target=_be_rank, args=arguments, name=f"rank-{rank}")  # type: ignore[attr-defined]
-                process.start()
-                sending.close()
-                ranks.append(_Rank(process, receiving))
-            for number in tuple(asked):  # While some were not there yet.
-                for one in ranks:
-                    _send(one.process, number)
-            results = _awaited(ranks)
-        codes = [one.process.exitcode or 0 for one in ranks]
-        pids = [one.process.pid for one in ranks]
+    meeting = Path(tempfile.gettempdir()) / f"launcher-{uuid.uuid4().hex}" / "rendezvous.json"
+    ranks: list[_Rank] = []
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with _passing_on(ranks, interruption or Interruption()) as asked:
+        for rank in range(nproc):
+            receiving, sending = context.Pipe(duplex=False)
+            environment = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(nproc),
+                "LOCAL_WORLD_SIZE": str(nproc),
+                MEETING: str(meeting),
+            }
+            arguments = (function, environment, sending, os.getpid())
+            process = context.Process(target=_be_rank, args=arguments, name=f"rank-{rank}")  # type: ignore[attr-defined]
+            process.start()
+            sending.close()
+            ranks.append(_Rank(process, receiving))
+        for number in tuple(asked):  # While some were not there yet.
+            for one in ranks:
+                _send(one.process, number)
+        results = _awaited(ranks)
+    codes = [one.process.exitcode or 0 for one in ranks]
+    pids = [one.process.pid for one in ranks]
     return _outcome(results.get(0), codes, pids, asked)  # type: ignore[no-any-return]
 
 
@@ -133,12 +137,13 @@ def _die_with(parent: int) -> None:
 
 
 @contextlib.contextmanager
-def _passing_on(ranks: list[_Rank]) -> Iterator[list[int]]:
+def _passing_on(ranks: list[_Rank], interruption: Interruption) -> Iterator[list[int]]:
     """Passes signals that ask to stop on to the ranks; gives the list of those that came."""
-    asked: list[int] = []
+    asked: list[int] = list(interruption.received)
 
     def handle(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
+        interruption.note(signal.Signals(number))
         for one in ranks:
             _send(one.process, number)
 

@@ -76,7 +76,7 @@ def train(
         if measure:
             hooks.log(progress, metrics)
         if (asked := ranks.asked(interruption.asked)) is not None:
-            interruption.asked = asked
+            interruption.note(asked)
         interrupted = asked is not None
         if due(coming, config.checkpoint.every) or last or interrupted:
             trainer.check_saveable()

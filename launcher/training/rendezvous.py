@@ -40,6 +40,8 @@ class Place:
     """Then machines may be several, and a single visible GPU may be this process's own."""
     meeting: str | None = None
     """Name of the file by which they meet; None: torchrun has a store."""
+    here: bool = False
+    """Whether all are on this machine for certain, and nobody else needs to reach them."""
 
 
 ALONE = Place()
@@ -78,6 +80,7 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place:
         local_rank=int(environment.get("LOCAL_RANK", "0")),
         local_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
         meeting=environment.get(MEETING),
+        here=MEETING in environment,
     )
 
 
@@ -122,11 +125,14 @@ def met(place: Place, directory: Path) -> Iterator[Store]:
         _all_there(store, place)
         yield store
         return
-    store = TCPStore("0.0.0.0", 0, is_master=True, wait_for_workers=False)
-    made = [one for one in (directory, *directory.parents) if not one.exists()]
+    listening = socket.create_server(("127.0.0.1" if place.here else "0.0.0.0", 0))
+    addresses, port = own_addresses(place.here), listening.getsockname()[1]
+    descriptor = listening.detach()  # From here on it is the store's.
+    store = TCPStore(addresses[0], port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+    made = [one for one in path.parents if not one.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"addresses": own_addresses(), "port": store.port})
+        write_json(path, {"addresses": addresses, "port": port})
         _all_there(store, place)
     finally:
         path.unlink(missing_ok=True)
@@ -136,8 +142,10 @@ def met(place: Place, directory: Path) -> Iterator[Store]:
     yield store
 
 
-def own_addresses() -> list[str]:
-    """Addresses under which this machine may be reached, the likeliest first."""
+def own_addresses(here: bool = False) -> list[str]:
+    """Addresses under which this machine may be reached, the likeliest first; ``here``: from itself."""
+    if here:
+        return ["127.0.0.1"]
     found: dict[str, None] = {}
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # Sends nothing: the system only says from which address it would.
@@ -148,14 +156,14 @@ def own_addresses() -> list[str]:
     return [*found] or ["127.0.0.1"]
 
 
-def choose_interface(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have gloo listen where other machines can reach it, unless the user has said where.
+def choose_interface(here: bool, environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have gloo listen where the other ranks can reach it, unless the user has said where.
 
     By itself it takes the address of the host's name, which need not be known or may be the loopback's.
     """
-    address = own_addresses()[0]
-    if "GLOO_SOCKET_IFNAME" in environment or address.startswith("127."):
+    if "GLOO_SOCKET_IFNAME" in environment:
         return
+    address = own_addresses(here)[0]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             with contextlib.suppress(OSError):  # It has no address.

@@ -53,6 +53,10 @@ class Interruption:
             return
         if self.asked is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received.add(signal.Signals(number))
+        self.note(signal.Signals(number))
+
+    def note(self, number: signal.Signals) -> None:
+        """A signal came, here or to a process that trains the run with this one."""
+        self.received.add(number)
         if self.asked is None:
-            self.asked = signal.Signals(number)
+            self.asked = number
