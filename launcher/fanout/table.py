@@ -82,7 +82,7 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
     table = Table(title=f"in {', '.join(groups)}" if groups else None, title_justify="left")
     for column in ("directory", "state", "step"):
         table.add_column(column, no_wrap=True)
-    for column in ("metrics", "error"):
+    for column in ("metrics", "note"):
         table.add_column(column, overflow="fold")
     for one in listed:
         if one.plan is None:
@@ -92,7 +92,7 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
         record = run.record if run else None
         error = _first_error(one) if not one.good else (record.error if record else None) or ""
         outcome = outcomes.get(one.plan.id)
-        if outcome is not None and outcome.reason and not error:
+        if outcome is not None and outcome.reason and not error and state != "finished":
             error = outcome.reason
         table.add_row(
             one.plan.directory.path.name,
