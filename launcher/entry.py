@@ -8,48 +8,21 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from launcher.branch.declared import Declared, declared
+from launcher import sweep
+from launcher.branch.declared import Declared
+from launcher.composition import config_from, declared_by
 from launcher.config import Config
-from launcher.errors import ConfigError, LauncherError
+from launcher.errors import LauncherError
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
-
-
-def config_from(composed: DictConfig) -> Config:
-    """The validated config of a composed one.
-
-    Raises:
-        ConfigError: names the dotted key.
-    """
-    try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(
-            f"{error.full_key} has no value.",
-            where=str(error.full_key),
-            expected="a value on the command line or in a config file",
-            do=f"{error.full_key}=VALUE",
-        ) from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
-    assert isinstance(plain, dict)
-    return Config.from_plain({str(key): value for key, value in plain.items()})
-
-
-def declared_by_job() -> Declared:
-    """What was declared by the job that Hydra is running."""
-    hydra = HydraConfig.get()
-    directories = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
-    return declared(hydra.overrides.task, dict(hydra.runtime.choices), directories)
 
 
 def run_job(composed: DictConfig) -> float | None:
@@ -60,9 +33,12 @@ def run_job(composed: DictConfig) -> float | None:
     """
     from launcher.run import run
 
-    _log_to_stderr()
     try:
-        run(config_from(composed), declared_by_job())
+        config, said = config_from(composed), declared_by(HydraConfig.get())
+        if config.fanout.dry_run and config.fanout.id is None:
+            _show_only(config, said)
+        else:
+            run(config, said)
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
@@ -75,6 +51,22 @@ def run_job(composed: DictConfig) -> float | None:
     return None
 
 
+def _show_only(config: Config, said: Declared) -> None:
+    """The dry run of a single run.
+
+    Raises:
+        PreflightFailed: it could not be launched.
+    """
+    from launcher.fanout.check import Candidate, check
+    from launcher.fanout.launch import print_findings, show, stop_if_bad
+
+    only = [Candidate(said.overrides, (), config, said)]
+    check(only, remote=False)
+    print_findings(only)
+    show(only)
+    stop_if_bad(only, config.fanout)
+
+
 class SiblingFailed(Exception):
     """One of several siblings failed; its message has been shown."""
 
@@ -85,6 +77,8 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     Hydra itself would print a traceback and leave with 1 for any error. ``HYDRA_FULL_ERROR`` makes it
     pass errors on; where the user set it, the traceback is theirs.
     """
+    _log_to_stderr()
+    sweep.register()
     if _TRACEBACK_WANTED:
         application()
         return
@@ -95,6 +89,9 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
+    except LauncherError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_status) from None
     except (HydraException, OmegaConfBaseException) as error:
         message = "\n".join(str(one).strip() for one in (error, error.__cause__) if one is not None)
         print(f"error: {message}", file=sys.stderr)

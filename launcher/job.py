@@ -6,28 +6,36 @@ Everything that it does was decided at the launch: ``launch.json`` has the resol
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
-from launcher.branch.declared import Declared
-from launcher.config import Config
+# Whatever takes long to import is imported later: until main() has its handlers, a signal finds nobody.
 from launcher.errors import LauncherError
-from launcher.launchers.sibling import read_launch
 from launcher.layout import RunDirectory
+from launcher.training.signals import ASKING, Interruption
 
 
-def run_sibling(directory: Path) -> int:
+def run_sibling(directory: Path, interruption: Interruption | None = None) -> int:
     """Bring the sibling in ``directory`` to its end in this process; the exit status.
 
     What it prints goes to ``log.txt`` in the run's directory.
+
+    Args:
+        directory: the run's.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
     """
     _print_to(RunDirectory(directory).log)
     try:
+        from launcher.launchers.sibling import read_launch
+
         launch = read_launch(directory)
         os.chdir(launch.working_directory)
+        from launcher.branch.declared import Declared
+        from launcher.config import Config
         from launcher.run import run
 
-        run(Config.from_plain(launch.config), Declared(**launch.declared))
+        run(Config.from_plain(launch.config), Declared(**launch.declared), interruption)
     except LauncherError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -48,7 +56,15 @@ def _print_to(log: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Run the sibling whose directory is the one argument."""
     [directory] = arguments
-    return run_sibling(Path(directory))
+    with Interruption() as interruption:
+        # The batch script blocks them, so that none is lost or deadly before there is a handler.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+        status = run_sibling(Path(directory), interruption)
+        from launcher.launchers.slurm_job import current_job, leave
+
+        job = current_job()
+        stopped = interruption.asked is not None and status == interruption.exit_status
+        return leave(job, interruption) if job is not None and stopped else status
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class Recording:
         # Only now: until the lease was taken, an older process could still write.
         self.record = going_on(directory) or new_record(self.plan, self._findings, self._environment)
         self.record.environment = self.record.environment or self._environment
+        self.record.job_id = self._job.id or None
         try:
             config = OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config)))
             write_text(directory.config, config, self.lease.aside())

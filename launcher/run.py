@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,7 +11,13 @@ import torch
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import changed_data, differing_environment, preflight, require_clean
+from launcher.branch.preflight import (
+    changed_data,
+    differing_environment,
+    preflight,
+    recheck,
+    require_clean,
+)
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -18,8 +25,9 @@ from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
-from launcher.errors import BranchPointUnavailable
+from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
+from launcher.launchers.sibling import failed_sibling
 from launcher.lineage import Origin, Run, read_run
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
@@ -36,17 +44,23 @@ from launcher.training.trainer import Trainer
 log = logging.getLogger("launcher.run")
 
 
-def run(config: Config, declared: Declared) -> Run:
+def run(config: Config, declared: Declared, interruption: Interruption | None = None) -> Run:
     """Bring the run that ``config`` describes to its end, from wherever it is.
 
     Its own newest checkpoint comes first, the branch point second, nothing only for a trunk or where
     scratch was asked for. A run that is finished is not run again.
+
+    Args:
+        config: the run's.
+        declared: what of it was said on purpose.
+        interruption: entered already, by a process that catches signals earlier and later than the run.
 
     Raises:
         LauncherError: the input was wrong or the run failed; the record says so too.
         SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
     """
     run_plan = plan(config, declared)
+    _refuse_after_failure(run_plan)
     if (done := _finished(run_plan)) is not None:
         log.info("%s is finished already; nothing to do.", done.id)
         print_summary(done)
@@ -58,7 +72,10 @@ def run(config: Config, declared: Declared) -> Run:
         log.warning("Passing over a damaged checkpoint. %s", problem)
     findings = _checked(run_plan, own, device)
 
-    with Interruption() as interruption, Recording(run_plan, findings, environment(device)) as recording:
+    with (
+        nullcontext(interruption) if interruption else Interruption() as stop,
+        Recording(run_plan, findings, environment(device)) as recording,
+    ):
         task = build_task(config)
         trainer: Trainer
         origin: Origin
@@ -70,15 +87,31 @@ def run(config: Config, declared: Declared) -> Run:
         else:
             trainer, origin = begin(run_plan, task, device), "nothing"
         _record_start(run_plan, recording, trainer, origin)
-        reached = train(trainer, run_plan.end_step, config, recording, interruption)
+        reached = train(trainer, run_plan.end_step, config, recording, stop)
         recording.finish("finished" if reached else "interrupted")
 
     finished = read_run(run_plan.directory.path)
     print_summary(finished)
-    if interruption.asked is not None and not reached:
-        log.warning("Stopped by %s; the same command goes on from here.", interruption.asked.name)
-        raise SystemExit(interruption.exit_status)
+    if stop.asked is not None and not reached:
+        log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
+        raise SystemExit(stop.exit_status)
     return finished
+
+
+def _refuse_after_failure(plan: Plan) -> None:
+    """With ``fanout.stop_on_failure``, no sibling starts once another one failed.
+
+    Raises:
+        LauncherError: names the one that failed.
+    """
+    fanout = plan.config.fanout
+    if fanout.stop_on_failure and fanout.id and (failed := failed_sibling(plan.directory, fanout.id)):
+        raise LauncherError(
+            f"{plan.id} is not started: its sibling {failed} failed.",
+            where=str(plan.directory.path),
+            found="fanout.stop_on_failure=true",
+            do=f"settle what failed, then: launcher retry {plan.group}",
+        )
 
 
 def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:
@@ -91,7 +124,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
             do="bring either back; a branch never begins from nothing",
         )
     if own is None:
-        findings = preflight(plan, environment(device))
+        check = preflight if plan.config.fanout.id is None else recheck
+        findings = check(plan, environment(device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
         manifest = read_manifest(own)

@@ -21,9 +21,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("branch", "report", "launchers"),
     ("recording",),
-    ("run",),
+    ("run", "fanout"),
     ("job",),
-    ("fanout",),
+    ("composition",),
     ("sweep",),
     ("cli", "entry"),
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +51,9 @@ class TinyTask:
         )
 
     def batch(self, step: int) -> Batch:
+        # Long enough to be interrupted, until a test that has seen enough makes the file.
+        if (file := os.environ.get("TINY_SLOW_UNTIL")) and not Path(file).exists():
+            time.sleep(0.1)
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         inputs = torch.randn(self.size, 8, generator=generator) + self.shift
         return {"inputs": inputs, "targets": inputs[:, :4] * 2 + inputs[:, 4:]}

@@ -1,10 +1,35 @@
-"""Inside a SLURM job: which job this process is."""
+"""Inside a SLURM job: which job this process is, and how it leaves after a signal.
+
+SLURM says two things with signals, and the answer to one is wrong for the other:
+
+- SIGUSR2 comes before the time limit, and at preemption on clusters with ``send_user_signal``. The job has
+  to ask for its own requeue.
+- SIGTERM alone is ``scancel``, or preemption on other clusters; nothing tells them apart. A requeue would
+  bring a cancelled job back to life, and a job that leaves by itself while it is preempted counts as failed
+  and is not started again. So the job waits to be killed, and SLURM does what it meant.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+import signal
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from launcher.errors import LauncherError
+from launcher.launchers.slurm_queries import requeue, show_job
+from launcher.training.signals import Interruption
+
+LEFT_STATUS = 75
+"""Exit status of a process that leaves for a requeue: EX_TEMPFAIL."""
+KILL_SECONDS = 1800.0
+"""How long a job waits to be killed. More than a partition's GraceTime; a job that got its SIGTERM from
+somebody's hand does not keep its node for longer."""
+REQUEUE_SECONDS = 600.0
+"""How long a requeue is tried: a controller may be down for a while."""
+_ON_ITS_WAY = ("PENDING", "COMPLETING", "PREEMPTED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
 
 @dataclass(frozen=True)
@@ -15,6 +40,8 @@ class SlurmJob:
     """``123_4`` for a task of an array, else ``123``: what ``scontrol requeue`` takes."""
     restarts: int
     """How often SLURM has started it again."""
+    rank: int = 0
+    """Which of the job's processes this is."""
 
 
 def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
@@ -23,6 +50,72 @@ def current_job(environment: Mapping[str, str] = os.environ) -> SlurmJob | None:
     if not job:
         return None
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    count = environment.get("SLURM_RESTART_COUNT", "")
-    restarts = int(count) if count.isdecimal() else 0
-    return SlurmJob(f"{array}_{task}" if array and task else job, restarts)
+    restarts, rank = (
+        int(text) if (text := environment.get(name, "")).isdecimal() else 0
+        for name in ("SLURM_RESTART_COUNT", "SLURM_PROCID")
+    )
+    return SlurmJob(f"{array}_{task}" if array and task else job, restarts, rank)
+
+
+def leave(
+    job: SlurmJob,
+    interruption: Interruption,
+    kill_seconds: float = KILL_SECONDS,
+    requeue_seconds: float = REQUEUE_SECONDS,
+) -> int:
+    """What is left to do once a signal stopped the run and its state is on disk; the exit status.
+
+    Most often it does not return: SLURM kills the job first. Of a job's several processes, rank 0 asks for
+    the requeue and the others wait.
+    """
+    if interruption.asked is signal.SIGINT:
+        return interruption.exit_status
+    if signal.SIGUSR2 not in interruption.received:
+        _say(f"job {job.id}: the state is saved; waiting for SLURM to end the job.")
+        if not _comes_true(lambda: signal.SIGUSR2 in interruption.received, kill_seconds):
+            _say(f"job {job.id}: not ended within {kill_seconds:.0f} s; leaving. Launch it again to go on.")
+            return interruption.exit_status
+    if job.rank != 0:
+        _comes_true(lambda: False, requeue_seconds)
+    elif requeue_this(job, requeue_seconds):
+        _say(f"job {job.id}: the state is saved and the job goes back into the queue.")
+    else:
+        _say(f"job {job.id}: could not be requeued for {requeue_seconds:.0f} s. Launch it again to go on.")
+    return LEFT_STATUS
+
+
+def requeue_this(job: SlurmJob, seconds: float) -> bool:
+    """Put this process's job back into the queue, unless SLURM was first; False if it could not be done."""
+    end = time.monotonic() + seconds
+    for pause in itertools.chain((0, 1, 3), itertools.repeat(5)):
+        time.sleep(pause)
+        try:
+            requeue(job.id)
+            return True
+        except LauncherError as refused:
+            if _on_its_way(job.id):
+                return True
+            _say(f"job {job.id}: no requeue yet: {refused.found or refused.what}")
+        if time.monotonic() > end:
+            break
+    return False
+
+
+def _on_its_way(job: str) -> bool:
+    try:
+        return show_job(job).get("JobState") in _ON_ITS_WAY
+    except LauncherError:
+        return False
+
+
+def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -30,7 +30,12 @@ def choose_device(name: str) -> torch.device:
             found=f"torch {torch.__version__}, {torch.cuda.device_count()} CUDA devices",
             do="use device=cpu or device=auto, or install a CUDA build of PyTorch",
         )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    return torch.device(device_type(name))
+
+
+def device_type(name: str) -> str:
+    """``cpu`` or ``cuda``: what ``device`` means, also on a machine that only submits and has no GPU."""
+    return "cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def prepare_process(config: Config, device: torch.device) -> None:

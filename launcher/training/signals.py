@@ -15,10 +15,15 @@ class Interruption:
     """While entered, remembers the first signal that asked to stop.
 
     A second SIGINT acts as if there were no handler: someone at a keyboard wants out now.
+
+    Attributes:
+        asked: the first signal.
+        received: every signal so far; in a SLURM job the later ones tell what the first one meant.
     """
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
+        self.received: set[signal.Signals] = set()
         self._previous: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
@@ -48,5 +53,6 @@ class Interruption:
             return
         if self.asked is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
+        self.received.add(signal.Signals(number))
         if self.asked is None:
             self.asked = signal.Signals(number)

@@ -1,0 +1,253 @@
+"""What is asked of SLURM about jobs, and what is done to them. Each question has a time limit.
+
+A job is named as SLURM names it: ``123``, or ``123_4`` for task 4 of the array 123.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from launcher.errors import ConfigError, LauncherError
+
+ANSWER_SECONDS = 60.0
+"""How long SLURM has for an answer; its own programs give up a little earlier."""
+CERTAIN_SECONDS = 5.0
+"""Time between two questions whose equal answers are believed: a lost node's job is FAILED for a moment."""
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
+    *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
+)
+"""States of a job that does not run any more, unless SLURM puts it back into the queue."""
+_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "PriorityLong", "NodeList", "Name")
+_JOBS_A_QUESTION = 500
+
+
+class SlurmError(LauncherError):
+    """SLURM gave no answer, or refused."""
+
+    exit_status = 1
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM knows of a job at one moment."""
+
+    id: str
+    state: str
+    """``PENDING``, ``RUNNING``, ``COMPLETED``, …; ``UNKNOWN`` where SLURM has forgotten the job."""
+    reason: str = ""
+    """Why it is pending."""
+    restarts: int = 0
+    """How often SLURM has started it again."""
+    priority: int = 1
+    nodes: str = ""
+    name: str = ""
+    listed: bool = True
+    """Whether squeue has it among the jobs that are not over."""
+
+    @property
+    def held(self) -> bool:
+        """Whether it does not start before somebody releases it."""
+        return self.state == "PENDING" and self.priority == 0
+
+    @property
+    def held_after_requeue(self) -> bool:
+        """Whether SLURM holds it because it could not be started again: "launch failed requeued held"."""
+        return self.held and "requeued held" in self.reason.replace("_", " ")
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing runs and nothing waits at this moment; see :func:`certain_states`."""
+        return not self.listed and (self.state in ENDED or self.state == "UNKNOWN")
+
+
+def ask(*command: str, seconds: float = ANSWER_SECONDS, environment: Mapping[str, str] | None = None) -> str:
+    """What one of SLURM's programs prints.
+
+    Raises:
+        ConfigError: the program is not on PATH.
+        SlurmError: it failed, or gave no answer in time.
+    """
+    try:
+        # In its own session: a signal to the job's process group is not meant for it.
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, check=False,
+            stdin=subprocess.DEVNULL, start_new_session=True, env=environment,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no {command[0]} here.",
+            where="PATH",
+            expected="SLURM's programs: sbatch, squeue, scontrol, sinfo, scancel",
+            do="launch from a login node of the cluster, or take another hydra/launcher",
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmError(
+            f"SLURM gave no answer within {seconds:.0f} s.",
+            where=" ".join(command),
+            do="see whether the controller is up: scontrol ping",
+        ) from error
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise SlurmError(f"{command[0]} failed.", where=" ".join(command), found=said or "no message")
+    return done.stdout
+
+
+def available() -> bool:
+    """Whether SLURM's programs are on PATH."""
+    return shutil.which("sbatch") is not None
+
+
+def queued(jobs: Iterable[str], every: bool = False) -> dict[str, JobState]:
+    """What squeue lists of these jobs; each task of an array has its own entry.
+
+    Args:
+        jobs: ids; of an array, ``123`` means all tasks.
+        every: also those that are over, as long as the controller remembers them.
+
+    Raises:
+        SlurmError: the controller gave no answer.
+    """
+    found: dict[str, JobState] = {}
+    for ids in _parts(jobs):
+        found.update(_squeue(f"--jobs={','.join(ids)}", *(["--states=all"] if every else [])))
+    return found
+
+
+def queued_as(name: str) -> dict[str, JobState]:
+    """Jobs with this name that the controller remembers, over or not.
+
+    Raises:
+        SlurmError: the controller gave no answer.
+    """
+    return _squeue(f"--name={name}", "--states=all")
+
+
+def accounted(jobs: Iterable[str]) -> dict[str, str] | None:
+    """State by id as sacct has it; None where there is no accounting or it does not answer."""
+    found: dict[str, str] = {}
+    for ids in _parts(jobs):
+        try:
+            lines = ask("sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(ids)).splitlines()
+        except (SlurmError, ConfigError):
+            return None
+        # "CANCELLED by 0" is CANCELLED. Tasks that have not started are one line: 12_[3-5]; squeue has those.
+        pairs = (line.split("|", maxsplit=1) for line in lines if "|" in line and "[" not in line)
+        found.update({job: state.split()[0] for job, state in pairs if state})
+    return found
+
+
+def states(jobs: Sequence[str]) -> dict[str, JobState]:
+    """What SLURM says of each job now: the queue first, then accounting, then the controller's memory.
+
+    Raises:
+        SlurmError: the controller gave no answer.
+    """
+    if not jobs:
+        return {}
+    known = queued(_arrays(jobs), every=True)
+    booked = accounted(_arrays(jobs)) or {}
+    answer = {}
+    for job in jobs:
+        there = known.get(job)
+        if there is not None and there.state not in ENDED:
+            answer[job] = there
+        else:
+            ended = booked.get(job) or (there.state if there is not None else "UNKNOWN")
+            answer[job] = replace(
+                there or JobState(job, ended), state=ended, listed=ended not in (*ENDED, "UNKNOWN")
+            )
+    return answer
+
+
+def certain_states(jobs: Sequence[str], seconds: float = CERTAIN_SECONDS) -> dict[str, JobState]:
+    """As :func:`states`; where a job has ended, SLURM said so twice, some seconds apart.
+
+    Raises:
+        SlurmError: the controller gave no answer.
+    """
+    first = states(jobs)
+    over = [job for job, state in first.items() if state.ended]
+    if not over:
+        return first
+    time.sleep(seconds)
+    return {**first, **states(over)}
+
+
+def show_job(job: str) -> dict[str, str]:
+    """The fields of ``scontrol show job``; those whose value has spaces are cut at the first.
+
+    Raises:
+        SlurmError: the controller gave no answer, or does not know the job.
+    """
+    words = ask("scontrol", "show", "job", "-o", job).split()
+    return dict(word.split("=", maxsplit=1) for word in words if "=" in word)
+
+
+def requeue(job: str) -> None:
+    """Put a job back into the queue. Running, it is killed.
+
+    Raises:
+        SlurmError: refused, or no answer.
+    """
+    ask("scontrol", "requeue", job)
+
+
+def release(jobs: Iterable[str]) -> None:
+    """Let held jobs start.
+
+    Raises:
+        SlurmError: refused, or no answer.
+    """
+    for ids in _parts(jobs):
+        ask("scontrol", "release", ",".join(ids))
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """Cancel jobs; those that are over already are passed over.
+
+    Raises:
+        SlurmError: refused, or no answer.
+    """
+    for ids in _parts(jobs):
+        ask("scancel", "--quiet", *ids)
+
+
+def _squeue(*options: str) -> dict[str, JobState]:
+    asked = ",".join(f"{name}:256|" for name in _FIELDS)
+    try:
+        lines = ask("squeue", "--noheader", "--array", f"--Format={asked}", *options).splitlines()
+    except SlurmError as error:
+        if "Invalid job id" in (error.found or ""):
+            return {}  # The controller has forgotten it.
+        raise
+    found = {}
+    for line in lines:
+        job, state, reason, restarts, priority, nodes, name = (
+            part.strip() for part in line.split("|")[: len(_FIELDS)]
+        )
+        found[job] = JobState(
+            job, state, reason, number(restarts), number(priority), nodes, name, state not in ENDED
+        )
+    return found
+
+
+def _parts(jobs: Iterable[str]) -> list[list[str]]:
+    """So few ids at once that they fit into a command line."""
+    every = list(dict.fromkeys(jobs))
+    return [every[at : at + _JOBS_A_QUESTION] for at in range(0, len(every), _JOBS_A_QUESTION)]
+
+
+def _arrays(jobs: Iterable[str]) -> list[str]:
+    return sorted({job.partition("_")[0] for job in jobs})
+
+
+def number(text: str) -> int:
+    """The number that a field begins with: ``64000+`` is 64000; 0 if there is none."""
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0
