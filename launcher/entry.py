@@ -21,6 +21,7 @@ from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
 from launcher.errors import LauncherError
+from launcher.launchers import pool
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
@@ -79,6 +80,7 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     """
     _log_to_stderr()
     sweep.register()
+    pool.register()
     if _TRACEBACK_WANTED:
         application()
         return

@@ -26,6 +26,7 @@ from launcher.fanout.written import (
 )
 from launcher.findings import finding_of, render_findings
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.launchers.stopping import Stopped
 from launcher.layout import RunDirectory
 
 log = logging.getLogger("launcher.fanout")
@@ -109,6 +110,8 @@ def launch(
                 outcomes = {
                     each.id: _outcome(each, job) for each, job in zip(siblings, returned, strict=False)
                 }
+        except Stopped as error:
+            leaving, outcomes = error, {each.id: each for each in error.outcomes}
         except (KeyboardInterrupt, SystemExit) as error:
             leaving = error
         except Exception as error:
