@@ -101,6 +101,7 @@ class PoolLauncher(Launcher):
         # What the checks have imported meanwhile: once in the server instead of in each sibling.
         packages = {__name__.partition(".")[0], run.__module__.partition(".")[0]}
         names = [name for name in sys.modules if name.partition(".")[0] in packages]
+        names += getattr(sys.modules[run.__module__], "IMPORTED_LATER", ())
         self._server.prepare(partial(import_modules, names))
         if (shared := most_shared([one.directory for one in siblings])) is not None:
             self._server.prepare(partial(share_data, shared))
