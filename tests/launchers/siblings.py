@@ -11,14 +11,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from launcher import config
+from launcher import config, sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
+from launcher.composition import config_from
 from launcher.differences import plain
-from launcher.entry import config_from
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import RunDirectory
+from launcher.lease import Process
 from launcher.lineage import RunRecord, read_run, utc_now
 from tests.tiny_process import ROOT, Started, Tiny
 
@@ -28,6 +29,7 @@ CONF = ROOT / "tests" / "conf"
 def queued(tiny: Tiny, *overrides: str) -> Sibling:
     """A sibling of the tiny task that waits for its turn."""
     config.register()
+    sweep.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose(
             "config", overrides=[*overrides, f"paths.outputs={tiny.outputs}"], return_hydra_config=True
@@ -47,6 +49,7 @@ def queued(tiny: Tiny, *overrides: str) -> Sibling:
         launcher="pool",
         fanout="test",
         time=utc_now(),
+        by=Process.this(),
     )
     launch.write(directory)
     return Sibling(
