@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.launchers.sibling import Sibling
+from launcher.launchers.stopping import Stopping
 from launcher.layout import RunDirectory
 from launcher.lineage import read_run
 from tests.launchers.siblings import acting, alive, outcomes, queued, record, seen, start, until
@@ -64,6 +65,15 @@ def test_the_terminals_ctrl_c_reaches_the_command_only(empty: Tiny) -> None:
     assert [one[1:] for one in outcomes(ended.out)] == [(137, "stopped")] * 2
     until(lambda: not any(map(alive, [*pids, *helpers])))
     assert "SIGINT: killing all siblings." in ended.err
+
+
+def test_only_ctrl_c_makes_it_at_once() -> None:
+    with Stopping() as stopping:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert (stopping.asked, stopping.at_once) == (signal.SIGHUP, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stopping.asked, stopping.at_once) == (signal.SIGHUP, True)
 
 
 def test_a_sibling_that_was_killed_by_ctrl_c_is_interrupted_and_goes_on_later(empty: Tiny) -> None:
