@@ -243,7 +243,8 @@ class Config:
 @functools.cache
 def _schema() -> DictConfig:
     """The schema of a whole config; whoever merges into it gets a copy."""
-    return OmegaConf.structured(Config)
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 def register() -> None:
