@@ -103,9 +103,7 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
     ]
     command = f'bash -c {shlex.quote(_GUARDED)} launcher {python} -P -m launcher.job "$launcher_run"'
     setup.append("launcher_run=${launcher_runs[$SLURM_ARRAY_TASK_ID]}")
-    text: str = _make_sbatch_string(
-        command=command, folder=folder, map_count=count, setup=setup, **given
-    )
+    text: str = _make_sbatch_string(command=command, folder=folder, map_count=count, setup=setup, **given)
     return text
 
 

@@ -42,17 +42,17 @@ class Launched:
     slurm: Cluster
     hurried: Path
 
-    def sibling(self, *overrides: str) -> Sibling:
+    def sibling(self, *overrides: str, conf: Path = ROOT / "tests" / "conf") -> Sibling:
         """A run with its ``launch.json`` and its record, as the sweeper leaves them."""
         typed = [*LENGTH, *overrides]
         outputs = [f"paths.outputs={self.tiny.outputs}"]
         schema.register()
-        with initialize_config_dir(str(ROOT / "tests" / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(conf), version_base="1.3"):
             composed = compose("config", [*typed, *outputs], return_hydra_config=True)
         choices = dict(composed.hydra.runtime.choices)
         with open_dict(composed):
             del composed["hydra"]
-        said = declared([*typed, *outputs], choices, [ROOT / "tests" / "conf"])
+        said = declared([*typed, *outputs], choices, [conf])
         what = plan(config_from(composed), said)
         directory = what.directory.path.absolute()
         directory.mkdir(parents=True, exist_ok=True)
@@ -89,14 +89,14 @@ class Launched:
         self.wait(there, f"start {start} of {sibling.id} takes steps\n{self.said(sibling)}")
 
     def wait_until_finished(self, *siblings: Sibling) -> None:
-        """Until the records and the accounting say so."""
+        """Until the records and the controller say so."""
 
         def finished() -> bool:
             return all(self.run(one).record.state == "finished" for one in siblings)
 
         def completed() -> bool:
-            booked = self.slurm.accounted(",".join(jobs))
-            return all(booked.get(job) == "COMPLETED" for job in jobs)
+            known = {one.id: one.state for one in self.slurm.jobs("--states=all")}
+            return all(known[job] == "COMPLETED" for job in jobs)
 
         jobs = [self.job(sibling) for sibling in siblings]
         logs = "\n".join(f"{one.id}:\n{self.said(one)}" for one in siblings)
