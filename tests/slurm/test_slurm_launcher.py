@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from launcher.launchers import slurm_submit
 from launcher.launchers.sibling import Sibling, read_launch
 from launcher.launchers.slurm_queries import SlurmError, accounted, certain_states, states
 from launcher.launchers.slurm_submit import world_size
-from tests.slurm.launched import Launched, launcher
+from tests.slurm.launched import LIMIT, Launched, launcher
 from tests.slurm.slurm_cluster import Cluster
 from tests.tiny_process import ROOT
 
@@ -194,6 +195,36 @@ def test_an_edit_after_the_launch_changes_nothing(
     on_slurm.hurry()
     on_slurm.wait_until_finished(sibling)
     on_slurm.check_undisturbed(sibling, 1)
+
+
+PLAIN = """
+import hydra
+from launcher.launchers import slurm
+slurm.register()
+@hydra.main(version_base="1.3", config_path=None)
+def main(config):
+    return float(config.x) * 2
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_with_another_sweeper_it_is_submitits_launcher(on_slurm: Launched, tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(PLAIN)
+    command = [sys.executable, str(script), "-m", "hydra/launcher=slurm", "+x=1,2", "hydra.sweep.dir=sweep"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("*_result.pkl"))) == 2
+    refused = subprocess.run(
+        [*command, "hydra.launcher.python=python"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert refused.returncode == 1
+    assert "hydra.launcher.python is kept with hydra/sweeper=branch only." in refused.stderr
 
 
 @pytest.fixture
