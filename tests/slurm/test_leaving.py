@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.launchers import slurm_job
 from launcher.launchers.slurm_job import LEFT_STATUS, SlurmJob, current_job, leave
 from launcher.launchers.slurm_submit import _GUARDED
 from launcher.training.signals import Interruption
@@ -54,7 +55,30 @@ def test_the_user_signal_asks_for_a_requeue(asked: Path) -> None:
 def test_a_termination_alone_asks_for_nothing(asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert after(signal.SIGTERM, kill_seconds=0.3) == 128 + signal.SIGTERM
     assert calls(asked) == []
-    assert "not ended within 0 s" in capsys.readouterr().out
+    assert "SLURM does not end it; leaving." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("shown", "kill_seconds", "least"),
+    [
+        ("RUNNING PreemptTime=None", 60.0, 2),
+        ("RUNNING PreemptTime=2026-11-21T20:00:00", 1.0, 3),
+        ("COMPLETING PreemptTime=None", 1.0, 3),
+        (None, 1.0, 3),
+    ],
+)
+def test_a_termination_by_hand_is_told_from_one_by_slurm(
+    asked: Path, monkeypatch: pytest.MonkeyPatch, shown: str | None, kill_seconds: float, least: int
+) -> None:
+    monkeypatch.setattr(slurm_job, "LOOK_SECONDS", 0.1)
+    (asked.parent / "up").unlink()
+    if shown is not None:
+        (asked.parent / "up").write_text(shown)
+    begin = time.monotonic()
+    assert after(signal.SIGTERM, kill_seconds=kill_seconds) == 128 + signal.SIGTERM
+    assert (time.monotonic() - begin >= kill_seconds) == (kill_seconds < 60)
+    assert len(calls(asked)) >= least
+    assert set(calls(asked)) == {"show job -o 12_3"}
 
 
 def test_the_user_signal_is_heard_after_a_termination(asked: Path) -> None:
