@@ -54,7 +54,8 @@ def wait_for_lock(lock: TextIO) -> None:
 
 @pytest.fixture
 def slurm(cluster: Cluster) -> Cluster:
-    """The cluster at rest: no jobs, all nodes idle, all daemons alive."""
+    """The cluster at rest: no jobs, all nodes idle, all daemons alive, and no options of an earlier test."""
+    cluster.up()
     cluster.reset()
     return cluster
 

@@ -150,6 +150,19 @@ def test_up_heals_what_a_killed_session_left(slurm: Cluster) -> None:
     assert slurm.run("sinfo", "-h", "-p", "main", "-o", "%D %T") == "4 idle\n"
 
 
+def test_options_hold_until_the_next_test(slurm: Cluster) -> None:
+    other = Cluster({"SLURM_TEST_MAX_ARRAY": "4", "SLURM_TEST_ACCT": "none"})
+    other.up()
+    with pytest.raises(subprocess.CalledProcessError):
+        other.submit("true", "--array=0-4")
+    other.submit("sleep 1000", "--array=0-3")
+    with pytest.raises(subprocess.CalledProcessError):
+        other.accounted("1")
+    slurm.up()
+    slurm.submit("sleep 1000", "--array=0-4")
+    assert slurm.accounted("1") == {}
+
+
 def test_waiting_says_what_it_waited_for_and_shows_the_queue(slurm: Cluster) -> None:
     job = slurm.submit("sleep 1000", "--job-name=waited-for", "--hold")
     with pytest.raises(AssertionError) as failed:
