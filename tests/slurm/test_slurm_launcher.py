@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -227,20 +226,9 @@ def test_with_another_sweeper_it_is_submitits_launcher(on_slurm: Launched, tmp_p
     assert "hydra.launcher.python is kept with hydra/sweeper=branch only." in refused.stderr
 
 
-@pytest.fixture
-def plain_slurm(cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster without accounting, without signals at preemption, and with small arrays only."""
+def test_small_arrays_no_accounting_and_no_signal_at_preemption(on_slurm: Launched) -> None:
     options = {"SLURM_TEST_ACCT": "none", "SLURM_TEST_USER_SIGNAL": "0", "SLURM_TEST_MAX_ARRAY": "2"}
-    plain = Cluster(options)
-    plain.up()
-    yield plain
-    plain.reset()
-    cluster.up()
-
-
-def test_small_arrays_no_accounting_and_no_signal_at_preemption(
-    plain_slurm: Cluster, on_slurm: Launched
-) -> None:
+    Cluster(options).up()
     siblings = {seed: on_slurm.sibling(f"seed={seed}") for seed in (1, 2, 3)}
     on_slurm.launch([siblings[1]], partition="low", additional_parameters={"nodelist": "n1"})
     on_slurm.launch([siblings[2]], partition="lowkill", additional_parameters={"nodelist": "n2"})
@@ -251,7 +239,7 @@ def test_small_arrays_no_accounting_and_no_signal_at_preemption(
         job = on_slurm.job(siblings[seed])
         on_slurm.wait(lambda job=job: states([job])[job].state == "PENDING", f"{job} waits")  # type: ignore[misc]
     assert accounted(others) is None
-    plain_slurm.run("scancel", *others)
+    on_slurm.slurm.run("scancel", *others)
     for seed in (1, 2):
         on_slurm.wait_for_steps(siblings[seed], start=2)
     on_slurm.hurry()
