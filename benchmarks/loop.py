@@ -27,6 +27,7 @@ from launcher.branch.plan import plan
 from launcher.config import Config
 from launcher.recording import Recording
 from launcher.training.device import environment, prepare_process
+from launcher.training.distributed import Ranks
 from launcher.training.loop import train
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
@@ -108,7 +109,7 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
         task = build_task(config)
         seed_all(config.seed)
         factor = build_schedule(config.scheduler, run_plan.horizon_steps)
-        trainer = Trainer(task, new_model(task, CPU), config, factor)
+        trainer = Trainer(task, new_model(task, CPU), config, factor, Ranks())
         recording.start(trainer, "nothing")
         hooks = Timed(recording)
         bare = Bare(config, build_task(config), directory / "bare.jsonl")

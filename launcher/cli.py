@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -17,7 +18,10 @@ from launcher.branch.command import command
 from launcher.branch.pin import pin
 from launcher.differences import override
 from launcher.errors import LauncherError
+from launcher.fanout import logs, status
+from launcher.fanout.cancel import cancel
 from launcher.lineage import find_run
+from launcher.messages import log_to_stderr
 from launcher.report import show as showing
 from launcher.report import tree as trees
 from launcher.report.verify import Verdict, verify
@@ -70,6 +74,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="directory of config files (default: %(default)s)",
     )
+    one = verb("status", _status, "What each run is doing now: step, speed, time left, requeues.")
+    one.add_argument("name", metavar="GROUP|RUN", nargs="?", help="default: all runs")
+    one = verb("logs", _logs, "What a run's process printed.")
+    one.add_argument("run", metavar="RUN")
+    one.add_argument("-f", "--follow", action="store_true", help="go on until the run is not under way")
+    one = verb("cancel", _cancel, "Have runs save and stop, and those that wait not start.")
+    one.add_argument("name", metavar="GROUP|RUN")
+    one = verb("retry", _retry, "Launch again what failed or is missing, as it was launched. Status 0 or 1.")
+    one.add_argument("name", metavar="GROUP|RUN")
     return parser
 
 
@@ -126,6 +139,44 @@ def _proof(verdict: Verdict) -> str:
         f"  found:    {first.found}\n"
         f"  expected: {first.expected}"
     )
+
+
+def _status(options: argparse.Namespace) -> int:
+    found = status.statuses(options.outputs, options.name)
+    _print(options, [one.to_json() for one in found], status.table(found))
+    return 0
+
+
+def _logs(options: argparse.Namespace) -> int:
+    for piece in logs.lines(options.outputs, options.run, options.follow):
+        print(json.dumps({"text": piece}) if options.json else piece, end="\n" if options.json else "")
+        sys.stdout.flush()
+    return 0
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    found = cancel(options.outputs, options.name)
+    text = "\n".join(f"{one.run}: was {one.state} ({one.detail})" for one in found)
+    _print(options, [one.to_json() for one in found], text or "Nothing was waiting or running.")
+    return 0
+
+
+def _retry(options: argparse.Namespace) -> int:
+    from launcher.fanout.retry import retry
+    from launcher.job import run_sibling
+
+    log_to_stderr()
+    before = status.statuses(options.outputs, options.name)
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        count = retry(options.outputs, options.name, run_sibling)
+    after = status.statuses(options.outputs, options.name)
+    facts = {
+        "launched": count,
+        "before": [one.to_json() for one in before],
+        "now": [one.to_json() for one in after],
+    }
+    _print(options, facts, f"{count} launched again." if count else "Nothing failed, and nothing is missing.")
+    return 0
 
 
 def _pin(options: argparse.Namespace) -> int:

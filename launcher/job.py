@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Whatever takes long to import is imported later: until main() has its handlers, a signal finds nobody.
 from launcher.errors import LauncherError
 from launcher.layout import RunDirectory
+from launcher.messages import log_to_stderr
 from launcher.training.signals import ASKING, Interruption
+
+if TYPE_CHECKING:
+    from launcher.branch.declared import Declared
+    from launcher.config import Config
 
 
 def run_sibling(directory: Path, interruption: Interruption | None = None) -> int:
@@ -30,18 +37,43 @@ def run_sibling(directory: Path, interruption: Interruption | None = None) -> in
         from launcher.launchers.sibling import read_launch
 
         launch = read_launch(directory)
+        if launch.cancelled:
+            print(f"{launch.run} was cancelled at {launch.cancelled}; it does not start.", file=sys.stderr)
+            return 128 + signal.SIGTERM
         os.chdir(launch.working_directory)
         from launcher.branch.declared import Declared
         from launcher.config import Config
-        from launcher.run import run
 
-        run(Config.from_plain(launch.config), Declared(**launch.declared), interruption)
+        bring_to_its_end(Config.from_plain(launch.config), Declared(**launch.declared), interruption)
     except LauncherError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
     return 0
+
+
+def bring_to_its_end(config: Config, declared: Declared, interruption: Interruption | None = None) -> None:
+    """Run in this process, or in the processes that ``launch.nproc`` asks for and nobody has started.
+
+    Raises:
+        LauncherError: the input was wrong or the run failed.
+        SystemExit: a signal asked to stop; the state is saved.
+    """
+    from launcher.training.local_ranks import may_fork, start_ranks
+    from launcher.training.rendezvous import place_from
+
+    if place_from(config.launch.nproc) is not None:
+        _run(config, declared, interruption)
+    else:
+        start_ranks(partial(_run, config, declared), config.launch.nproc, fork=may_fork(config.device))
+
+
+def _run(config: Config, declared: Declared, interruption: Interruption | None = None) -> None:
+    from launcher.run import run
+
+    log_to_stderr()  # In a new interpreter it is not done yet.
+    run(config, declared, interruption)
 
 
 def _print_to(log: Path) -> None:

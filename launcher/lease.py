@@ -10,21 +10,19 @@ rename, however late it wakes up.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import os
 import shutil
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from launcher.errors import LauncherError
 from launcher.files import read_json_object
 from launcher.layout import RunDirectory
+from launcher.process import Process
 
 RENEW_SECONDS = 2.0
 """How often the sign of life is renewed."""
@@ -44,12 +42,7 @@ class Holder:
     """The process that has a token, and its last sign of life."""
 
     token: int
-    host: str
-    pid: int
-    machine: str
-    """Identifies the running kernel and the process namespace in which ``pid`` means something."""
-    pid_started: str
-    """The process's start in clock ticks since boot, which tells it from a later one with its number."""
+    process: Process
     job_id: str | None
     """SLURM job, where it runs as one."""
     restarts: int = 0
@@ -71,13 +64,13 @@ class Holder:
         """Whether the process is there, as far as can be told from here."""
         if self.released:
             return False
-        if self.machine == _machine():
-            return _process_start(self.pid) == self.pid_started
+        if self.process.here:
+            return self.process.there
         return self.age_seconds < DEAD_SECONDS
 
     def __str__(self) -> str:
         job = f", SLURM job {self.job_id}" if self.job_id else ""
-        return f"process {self.pid} on {self.host}{job}, since {self.time}"
+        return f"process {self.process.pid} on {self.process.host}{job}, since {self.time}"
 
 
 def holder(directory: RunDirectory) -> Holder | None:
@@ -89,15 +82,16 @@ def holder(directory: RunDirectory) -> Holder | None:
             value = read_json_object(path)
             known = {one.name for one in fields(Holder)}
             found = {key: value[key] for key in value if key in known}
-            here = found.get("machine") == _machine()
-            return Holder(**{**found, "age_seconds": 0.0 if here else _age(directory.leases, path)})
+            process = Process(**found.pop("process"))
+            age = 0.0 if process.here else _age(directory.leases, path)
+            return Holder(**{**found, "process": process, "age_seconds": age})
         except FileNotFoundError:
             # A newer start moved it away while we looked.
             newer = _newest(directory.leases)
             if newer == token:
                 return None
             token = newer
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, KeyError):
             return None
     return None
 
@@ -130,31 +124,39 @@ class Lease:
         self._stop = threading.Event()
         self._rate = _Rate()
         self._root.mkdir(parents=True, exist_ok=True)
-        new = self._root / f"new-{uuid.uuid4().hex}"
-        new.mkdir()
-        while True:
-            self.token = (_newest(self._root) or 0) + 1
-            self._holder = Holder(
-                token=self.token,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                machine=_machine(),
-                pid_started=_process_start(os.getpid()),
-                job_id=job_id,
-                restarts=restarts,
-                time=time_now,
-            )
-            self._place = self._root / str(self.token)
-            (new / _LEASE).write_text(json.dumps(asdict(self._holder)), encoding="utf-8")
-            try:
-                new.rename(self._place)
-                break
-            except OSError:
-                if not self._place.exists():
-                    raise
+        self._holder = Holder(
+            token=0,
+            process=Process.this(),
+            job_id=job_id,
+            restarts=restarts,
+            time=time_now,
+        )
+        self.token, self._place = self._taken()
         self._move_older_away()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
+
+    def _taken(self) -> tuple[int, Path]:
+        """The token that no other start has, and its directory."""
+        new = self._root / f"new-{uuid.uuid4().hex}"
+        new.mkdir()
+        while True:
+            token = (_newest(self._root) or 0) + 1
+            self._holder = replace(self._holder, token=token)
+            (new / _LEASE).write_text(json.dumps(asdict(self._holder)), encoding="utf-8")
+            place = self._root / str(token)
+            try:
+                new.rename(place)
+            except OSError:
+                if not place.exists() and (_newest(self._root) or 0) < token:
+                    raise
+                continue
+            if _newest(self._root) == token:
+                return token, place
+            # Two newer starts came by: one took this token, the other moved it away.
+            with contextlib.suppress(OSError):
+                place.rename(new)
+            new.mkdir(exist_ok=True)
 
     def aside(self) -> Path:
         """The directory to write files aside in, before they are renamed to where they belong.
@@ -287,33 +289,3 @@ def _age(leases: Path, lease: Path) -> float:
     except OSError:
         now = time.time()
     return max(0.0, now - renewed)
-
-
-@functools.cache
-def _machine() -> str:
-    """The running kernel and the namespace of process numbers; two containers of one host differ."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return f"{socket.gethostname()} {uuid.getnode():x}"
-
-
-def _process_start(pid: int) -> str:
-    """When a process began; empty if there is none. Where /proc is missing, only whether it is there."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # A zombie has ended; only its exit status is still to be read.
-        return "" if state in "ZX" else rest[18]
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except OSError:
-        pass
-    return "there"

@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import changed_data, differing_environment, preflight, require_clean
+from launcher.branch.preflight import (
+    changed_data,
+    differing_environment,
+    preflight,
+    recheck,
+    require_clean,
+)
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -19,14 +26,17 @@ from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
-from launcher.errors import BranchPointUnavailable
+from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
+from launcher.launchers.sibling import failed_sibling
 from launcher.lineage import Origin, Run, read_run
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
 from launcher.training.device import choose_device, environment, prepare_process
-from launcher.training.loop import train
+from launcher.training.distributed import Ranks, rank_seed
+from launcher.training.loop import Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
+from launcher.training.rendezvous import place_from
 from launcher.training.restore import load_weights, model_from, new_model
 from launcher.training.rng import seed_all
 from launcher.training.schedule import build_schedule
@@ -52,42 +62,85 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
         LauncherError: the input was wrong or the run failed; the record says so too.
         SystemExit: a signal asked to stop; the state is saved, the same command goes on from it.
     """
-    run_plan = plan(config, declared)
-    if (done := _finished(run_plan)) is not None:
-        log.info("%s is finished already; nothing to do.", done.id)
-        print_summary(done)
-        return done
-    device = choose_device(config.device)
-    prepare_process(config, device)
-    own, refused = newest_good(run_plan.directory.checkpoints)
-    for problem in refused:
-        log.warning("Passing over a damaged checkpoint. %s", problem)
-    findings = _checked(run_plan, own, device)
+    place = place_from(config.launch.nproc)
+    assert place is not None, "start_ranks comes before"
+    device = choose_device(config.device, place)
+    with Ranks(place, Path(config.paths.outputs), device) as ranks:
+        prepare_process(config, device, place.local_size)
+        run_plan, own, findings, done = ranks.told(lambda: _found_out(config, declared, device))
+        if done is not None:
+            return done
 
-    with (
-        nullcontext(interruption) if interruption else Interruption() as stop,
-        Recording(run_plan, findings, environment(device)) as recording,
-    ):
-        task = build_task(config)
-        trainer: Trainer
-        origin: Origin
-        if own is not None:
-            log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
-            trainer, origin = resume(run_plan, task, read_state(own, digests=False), device), "own checkpoint"
-        elif run_plan.point is not None:
-            trainer, origin = branch(run_plan, task, device), "branch point"
-        else:
-            trainer, origin = begin(run_plan, task, device), "nothing"
-        _record_start(run_plan, recording, trainer, origin)
-        reached = train(trainer, run_plan.end_step, config, recording, stop)
-        recording.finish("finished" if reached else "interrupted")
+        with (
+            nullcontext(interruption) if interruption else Interruption() as stop,
+            Recording(run_plan, findings, environment(device)) if ranks.first else Unrecorded() as hooks,
+            ranks.lost_ones_named(),
+        ):
+            task = build_task(config)
+            trainer: Trainer
+            origin: Origin
+            if own is not None:
+                log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
+                trainer = resume(run_plan, task, read_state(own, digests=False), device, ranks)
+                origin = "own checkpoint"
+            elif run_plan.point is not None:
+                trainer, origin = branch(run_plan, task, device, ranks), "branch point"
+            else:
+                trainer, origin = begin(run_plan, task, device, ranks), "nothing"
+            trainer.gather_streams()
+            if isinstance(hooks, Recording):
+                _record_start(run_plan, hooks, trainer, origin)
+            reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks)
+            if isinstance(hooks, Recording):
+                hooks.finish("finished" if reached else "interrupted")
 
-    finished = read_run(run_plan.directory.path)
-    print_summary(finished)
+        finished = read_run(run_plan.directory.path)
+        if ranks.first:
+            print_summary(finished)
     if stop.asked is not None and not reached:
         log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
         raise SystemExit(stop.exit_status)
     return finished
+
+
+class _Course(NamedTuple):
+    """What rank 0 finds out before anything is built, and every rank goes by."""
+
+    plan: Plan
+    own: Path | None
+    """The run's own newest checkpoint."""
+    findings: list[Finding]
+    done: Run | None = None
+    """The run, if it is finished already."""
+
+
+def _found_out(config: Config, declared: Declared, device: torch.device) -> _Course:
+    run_plan = plan(config, declared)
+    _refuse_after_failure(run_plan)
+    if (done := _finished(run_plan)) is not None:
+        log.info("%s is finished already; nothing to do.", done.id)
+        print_summary(done)
+        return _Course(run_plan, None, [], done)
+    own, refused = newest_good(run_plan.directory.checkpoints)
+    for problem in refused:
+        log.warning("Passing over a damaged checkpoint. %s", problem)
+    return _Course(run_plan, own, _checked(run_plan, own, device))
+
+
+def _refuse_after_failure(plan: Plan) -> None:
+    """With ``fanout.stop_on_failure``, no sibling starts once another one failed.
+
+    Raises:
+        LauncherError: names the one that failed.
+    """
+    fanout = plan.config.fanout
+    if fanout.stop_on_failure and fanout.id and (failed := failed_sibling(plan.directory, fanout.id)):
+        raise LauncherError(
+            f"{plan.id} is not started: its sibling {failed} failed.",
+            where=str(plan.directory.path),
+            found="fanout.stop_on_failure=true",
+            do=f"settle what failed, then: launcher retry {plan.group}",
+        )
 
 
 def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding]:
@@ -100,7 +153,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
             do="bring either back; a branch never begins from nothing",
         )
     if own is None:
-        findings = preflight(plan, environment(device))
+        check = preflight if plan.config.fanout.id is None else recheck
+        findings = check(plan, environment(device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
         manifest = read_manifest(own)
@@ -111,20 +165,20 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
     return findings
 
 
-def begin(plan: Plan, task: Task, device: torch.device) -> Trainer:
+def begin(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
     """A run from nothing: everything is drawn from the seed."""
     seed_all(plan.config.seed)
-    return _trainer(plan, task, new_model(task, device))
+    return _trainer(plan, task, new_model(task, device), ranks)
 
 
-def branch(plan: Plan, task: Task, device: torch.device) -> Trainer:
+def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
     """A run from its branch point, with what was typed winning over what was restored."""
     assert plan.point is not None
     config = plan.config
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
     state = read_state(plan.point.checkpoint, digests=False)
-    trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device))
+    trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device), ranks)
     trainer.load_state_dict(selected_state(state, config.branch))
     trainer.live.progress.load_state_dict(plan.start.state_dict())
     typed = hyperparameters(config.optimizer)
@@ -134,19 +188,23 @@ def branch(plan: Plan, task: Task, device: torch.device) -> Trainer:
     return trainer
 
 
-def resume(plan: Plan, task: Task, state: dict[str, object], device: torch.device) -> Trainer:
+def resume(plan: Plan, task: Task, state: dict[str, object], device: torch.device, ranks: Ranks) -> Trainer:
     """The same run going on; nothing is applied, because nothing may change."""
     seed_all(plan.config.seed)
     weights = state.pop("model_state_dict")
     assert isinstance(weights, dict)
-    trainer = _trainer(plan, task, model_from(task, weights, device))
+    trainer = _trainer(plan, task, model_from(task, weights, device), ranks)
     trainer.load_state_dict(state)
     return trainer
 
 
-def _trainer(plan: Plan, task: Task, model: torch.nn.Module) -> Trainer:
+def _trainer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Ranks) -> Trainer:
     factor = build_schedule(plan.config.scheduler, plan.horizon_steps)
-    return Trainer(task, model, plan.config, factor)
+    trainer = Trainer(task, model, plan.config, factor, ranks)
+    if not ranks.first:
+        # The weights were drawn as at rank 0; what is drawn from here on is this rank's own.
+        seed_all(rank_seed(plan.config.seed, ranks.rank))
+    return trainer
 
 
 def _branch_model(

@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("layout", "validation"),
+    ("layout", "messages", "process", "validation"),
     ("config", "files"),
     ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),
     ("branch", "report", "launchers"),
     ("recording",),
-    ("run",),
+    ("run", "fanout"),
     ("job",),
-    ("fanout",),
+    ("composition",),
     ("sweep",),
     ("cli", "entry"),
 )

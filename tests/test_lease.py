@@ -48,7 +48,7 @@ class TestTokens:
         lease = Lease(run, "today", job_id="7_1", restarts=2)
         there = holder(run)
         assert there is not None
-        assert (there.pid, there.job_id, there.restarts, there.token) == (os.getpid(), "7_1", 2, 1)
+        assert (there.process.pid, there.job_id, there.restarts, there.token) == (os.getpid(), "7_1", 2, 1)
         assert there.alive
         lease.release()
         assert not holder(run).alive  # type: ignore[union-attr]
@@ -121,7 +121,8 @@ class TestAnOlderProcess:
 class TestWhetherAProcessLives:
     def changed(self, run: RunDirectory, **facts: object) -> None:
         path = run.leases / "1" / "lease.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **facts}))
+        told = json.loads(path.read_text())
+        path.write_text(json.dumps({**told, "process": {**told["process"], **facts}}))
 
     def test_a_process_of_this_machine_is_looked_at(self, run: RunDirectory) -> None:
         process = _context.Process(target=_hold, args=(run.path,))

@@ -280,3 +280,31 @@ def wait_at(step: int, until: Path) -> None:
         return original(task, at)
 
     TinyTask.batch = patient  # type: ignore[method-assign]
+
+
+def bring_back(step: int, source: Path, directory: Path) -> None:
+    """Later checkpoints appear in a directory while some run is at a step."""
+    _once_at(step, lambda: [path.rename(directory / path.name) for path in source.glob("checkpoint_step_*")])
+
+
+def damage_at(step: int, path: Path) -> None:
+    """A checkpoint goes bad while some run is at a step."""
+
+    def damage() -> None:
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    _once_at(step, damage)
+
+
+def _once_at(step: int, happens: Callable[[], object]) -> None:
+    original, happened = TinyTask.batch, []
+
+    def batch(task: TinyTask, at: int) -> Batch:
+        if at == step and not happened:
+            happened.append(at)
+            happens()
+        return original(task, at)
+
+    TinyTask.batch = batch  # type: ignore[method-assign]

@@ -202,6 +202,8 @@ def _child(
     streams: str,
 ) -> None:
     os.chdir(ROOT)
+    # Daemonic processes may not have children, and a run may have ranks; they die with this one.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         descriptor = os.open(Path(streams, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)

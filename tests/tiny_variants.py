@@ -94,6 +94,24 @@ class Masked(nn.Module):
         return output
 
 
+class Strided(Awkward):
+    """Also a weight that no loss uses, and buffers that do not lie row by row in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(8, 8)
+        self.register_buffer("column", torch.linspace(0.5, 1.5, 8).view(1, 8).T.contiguous().view(8, 1))
+        self.register_buffer("spread", torch.ones(1).expand(8))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs * self.column.squeeze(1) * self.spread)
+
+
+class StridedTask(TinyTask):
+    def build_model(self) -> nn.Module:
+        return Strided()
+
+
 class MaskedTask(TinyTask):
     def build_model(self) -> nn.Module:
         return Masked()

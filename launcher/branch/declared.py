@@ -1,7 +1,7 @@
 """What the user said on purpose: typed on the command line, or written in a chosen config file.
 
-A file that adds to a node from outside the defaults list (``+branch=NAME``, ``+arm=NAME``) counts as
-typed: its author wrote down what differs.
+A file that adds to a node from outside the defaults list (``+branch=NAME``), or that speaks of the whole
+config (``arm=NAME``), counts as typed: its author wrote down what differs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ class Declared:
     overrides: tuple[str, ...] = ()
     """The command line's overrides, as typed."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``Declared(**values)`` takes."""
+        return {
+            "keys": dict(self.keys),
+            "nodes": dict(self.nodes),
+            "values": {key: plain_value(value) for key, value in self.values.items()},
+            "overrides": list(self.overrides),
+        }
+
     def unit_of(self, key: str) -> str | None:
         """The shortest declared key or node that covers ``key``; None if nobody said it.
 
@@ -44,6 +53,11 @@ class Declared:
             if prefix in self.keys:
                 return prefix
         return next((prefix for prefix in above if prefix in self.nodes), None)
+
+
+def plain_value(value: Any) -> Any:
+    """A value of Hydra's grammar as JSON has it; what JSON lacks becomes text."""
+    return value if isinstance(value, str | int | float | bool | list | dict) or value is None else str(value)
 
 
 def declared(overrides: Iterable[str], choices: Mapping[str, Any], config_dirs: Iterable[Path]) -> Declared:
@@ -69,7 +83,7 @@ def declared(overrides: Iterable[str], choices: Mapping[str, Any], config_dirs: 
             continue
         nodes[one.package or name] = "command line"
         values[name] = value
-        if one.is_add() or name == "branch":
+        if one.is_add() or name == "branch" or _is_global(name, value, directories):
             for chosen in value if isinstance(value, list) else [value]:
                 _from_file(name, str(chosen), directories, keys, nodes, values)
     _refuse_hidden(keys, nodes, values, directories)
@@ -133,6 +147,12 @@ def _from_file(
     for key, value in flatten(content, package).items():
         keys.setdefault(key, source)
         values.setdefault(key, value)
+
+
+def _is_global(group: str, value: Any, directories: list[Path]) -> bool:
+    """Whether an option of a group speaks of the whole config, as a named sibling (``arm=treated``) does."""
+    path = _find(group, str(value), directories)
+    return path is not None and _package(path.read_text(encoding="utf-8"), group) == ""
 
 
 def _find(group: str, name: str, directories: list[Path]) -> Path | None:

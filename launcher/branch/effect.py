@@ -13,7 +13,7 @@ from launcher.differences import plain
 from launcher.errors import ConfigError
 from launcher.files import canonical_json, flatten
 from launcher.findings import Finding
-from launcher.training.device import choose_device
+from launcher.training.device import device_type
 from launcher.training.optim import hyperparameters
 from launcher.training.schedule import Factor, build_schedule
 from launcher.training.task import Task
@@ -57,7 +57,7 @@ class Settings:
             "optimizer": [config.optimizer.get("_target_"), optimizer],
             "task": config.task._target_,
             "gradient_clip": config.training.gradient_clip,
-            "device": choose_device(config.device).type,
+            "device": device_type(config.device),
             "precision": config.precision,
             "deterministic": config.deterministic,
             "threads": config.threads,

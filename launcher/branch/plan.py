@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from launcher.branch.declared import Declared
-from launcher.branch.resolve import BranchPoint, resolve
-from launcher.branch.undeclared import refuse_undeclared, shown
+from launcher.branch.naming import (
+    branch_labels,
+    labels_of,
+    named_group,
+    refuse_reserved,
+    repeated,
+    run_directory,
+    typed_leaves,
+)
+from launcher.branch.resolve import BranchPoint, resolve, taken_over
+from launcher.branch.undeclared import refuse_undeclared
 from launcher.checkpoint.store import checkpoints
 from launcher.config import Config
 from launcher.differences import differences, plain, request_digest, signature
 from launcher.errors import BranchPointUnavailable, ConfigError
 from launcher.layout import SCRATCH, TRUNKS, RunDirectory, legal_name, run_id
-from launcher.lineage import Run, read_runs
+from launcher.lineage import Run, read_run, read_runs
 from launcher.training.progress import Progress
 
 
@@ -61,19 +70,64 @@ class Plan:
         """How many steps the run takes."""
         return self.end_step - self.start.step
 
+    @property
+    def begun(self) -> bool:
+        """Whether the run was ever started; one that was only queued was not."""
+        return self.directory.record.is_file() and bool(read_run(self.directory.path).record.starts)
 
-def plan(config: Config, declared: Declared, environment: Mapping[str, str] = os.environ) -> Plan:
+
+def plan(
+    config: Config,
+    declared: Declared,
+    environment: Mapping[str, str] = os.environ,
+    point: BranchPoint | None = None,
+) -> Plan:
     """Find out what the run is.
+
+    Args:
+        config: the run's.
+        declared: what was said on purpose.
+        environment: for the names that trackers' variables give.
+        point: the branch point, where it is known already.
 
     Raises:
         BranchPointUnavailable: the branch point cannot be had, and nothing was said for that case.
         UndeclaredDifference: the branch differs from its trunk in something that nobody said.
-        ConfigError: the length of the run makes no sense.
+        ConfigError: the length of the run makes no sense, or it is there and ``fanout.if_exists=error``.
     """
+    planned = _planned(config, declared, environment, point)
+    if config.fanout.id is not None or config.fanout.if_exists == "resume":
+        return planned
+    while planned.begun:
+        if config.fanout.if_exists == "error":
+            raise ConfigError(
+                f"{planned.id} is there already.",
+                where=str(planned.directory.path),
+                found="fanout.if_exists=error",
+                do="fanout.if_exists=resume goes on with it, fanout.if_exists=rerun trains another one",
+            )
+        config = replace(config, fanout=replace(config.fanout, repeat=config.fanout.repeat + 1))
+        planned = _planned(config, declared, environment, planned.point)
+    return planned
+
+
+def _planned(
+    config: Config, declared: Declared, environment: Mapping[str, str], point: BranchPoint | None
+) -> Plan:
     if not config.branch.asked:
         return _from_nothing("trunk", config, declared, None, environment)
+    handed = config.fanout.point
+    if handed == SCRATCH:
+        unavailable = "The branch point could not be had when the siblings were launched."
+        return _from_nothing("scratch", config, declared, unavailable, environment)
     try:
-        point = resolve(config.branch, Path(config.paths.outputs), declared.overrides)
+        if point is None:
+            outputs = Path(config.paths.outputs)
+            point = (
+                taken_over(handed, config.branch)
+                if handed
+                else resolve(config.branch, outputs, declared.overrides)
+            )
     except BranchPointUnavailable as error:
         if (own := _own_run(config)) is not None:
             return _from_record(own, config, declared, str(error))
@@ -95,10 +149,10 @@ def _from_nothing(
     if config.branch.steps is not None:
         end = config.branch.steps
     mark = signature(config, end, None)
-    labels = _labels(_typed_leaves(declared, config), config, declared) if kind == "scratch" else ()
+    labels = labels_of(typed_leaves(declared, config), config, declared) if kind == "scratch" else ()
     job_type = "-".join((kind, *labels))
     group = TRUNKS if kind == "trunk" else SCRATCH
-    name = run_id(job_type, mark)
+    name = run_id(job_type, repeated(mark, config))
     return Plan(
         kind=kind,
         config=config,
@@ -110,7 +164,7 @@ def _from_nothing(
         schedule_start=0,
         group=group,
         group_source=kind,
-        tracker_group=_named_group(config, environment)[0],
+        tracker_group=named_group(config, environment)[0],
         id=name,
         job_type=job_type,
         branch_type=None,
@@ -122,11 +176,6 @@ def _from_nothing(
     )
 
 
-def _typed_leaves(declared: Declared, config: Config) -> dict[str, tuple[Any, Any]]:
-    compared = differences({}, plain(config))
-    return {key: value for key, value in compared.items() if declared.unit_of(key) is not None}
-
-
 def _from_point(
     config: Config, declared: Declared, point: BranchPoint, environment: Mapping[str, str]
 ) -> Plan:
@@ -134,13 +183,14 @@ def _from_point(
     refuse_undeclared(changed, config, declared, point)
     start = starting_progress(config, point)
     end, horizon, schedule_start = _length(config, declared, point, start)
-    named, source = _named_group(config, environment)
+    named, source = named_group(config, environment)
     group, source = (point.group, "checkpoint") if named is None else (named, source)
-    _refuse_reserved(group, source)
-    labels = _labels(changed, config, declared) + _branch_labels(config)
+    refuse_reserved(group, source)
+    labels = labels_of(changed, config, declared) + branch_labels(config)
     job_type = "-".join(labels) or "control"
     mark = signature(config, end, point.manifest.sha256, group)
-    directory = _directory(Path(config.paths.outputs) / legal_name(group), run_id(job_type, mark), mark)
+    named = repeated(mark, config)
+    directory = run_directory(Path(config.paths.outputs) / legal_name(group), run_id(job_type, named), named)
     return Plan(
         kind="branch",
         config=config,
@@ -253,52 +303,3 @@ def _length(config: Config, declared: Declared, point: BranchPoint, start: Progr
     anew = branch.restore == "weights" or "scheduler" in branch.reset or branch.schedule == "restart"
     horizon = steps if branch.schedule == "restart" else there["horizon_steps"]
     return start.step + steps, horizon, 0 if anew else there["schedule_step"]
-
-
-def _refuse_reserved(group: str, source: str) -> None:
-    if legal_name(group) in {TRUNKS, SCRATCH, "unnamed"}:
-        raise ConfigError(
-            "That is no name for a group of siblings.",
-            where=source,
-            found=repr(group),
-            expected=f"any name but {TRUNKS} and {SCRATCH}, which are directories of other runs",
-            do="tracking.group=NAME",
-        )
-
-
-def _named_group(config: Config, environment: Mapping[str, str]) -> tuple[str | None, str]:
-    """The group that the user names, if any, and where."""
-    if config.tracking.group is not None:
-        return config.tracking.group, "tracking.group"
-    return environment.get("WANDB_RUN_GROUP") or None, "WANDB_RUN_GROUP"
-
-
-def _labels(changed: Mapping[str, tuple[Any, Any]], config: Config, declared: Declared) -> tuple[str, ...]:
-    """One part of the job type for each factor: its node's label, or its key and value."""
-    parts: dict[str, None] = {}
-    for key, (_, own) in changed.items():
-        node, _, rest = key.partition(".")
-        unit = declared.unit_of(key)
-        if unit in declared.nodes and unit == node:
-            label = (getattr(config, node) or {}).get("label") if rest else None
-            parts[label or f"{node}-{declared.values.get(node)}"] = None
-        else:
-            parts[f"{key.rpartition('.')[2]}-{shown(own)}"] = None
-    return tuple(parts)
-
-
-def _branch_labels(config: Config) -> tuple[str, ...]:
-    branch = config.branch
-    labels = []
-    if branch.restore == "weights":
-        labels.append("part" if branch.include or branch.exclude else "weights")
-    labels += [f"reset-{part}" for part in branch.reset]
-    if branch.schedule == "restart":
-        labels.append("restarted-schedule")
-    return tuple(labels)
-
-
-def _directory(group: Path, name: str, mark: str) -> RunDirectory:
-    """The run's directory: one that is there with this signature, whatever else its name says."""
-    there = sorted(path.parent for path in group.glob(f"*-{mark}/run.json"))
-    return RunDirectory(there[0] if there else group / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,24 +16,28 @@ from launcher.checkpoint.store import checkpoints
 from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
-from launcher.lineage import find_run, read_runs
+from launcher.lineage import Run, find_run, read_runs
+from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
 from launcher.training.task import Task
 
 
-def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
+def preflight(
+    plan: Plan, environment: Mapping[str, object], runs: Sequence[Run] | None = None
+) -> list[Finding]:
     """Check a run before it starts.
 
     Args:
         plan: the run.
         environment: device, threads and library versions of this process.
+        runs: all runs that there are, where they were read already.
 
     Raises:
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
     task, fingerprint = _built(plan)
-    findings = _place(plan)
+    findings = _place(plan) + _shares(plan, task)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -43,12 +47,26 @@ def preflight(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
         findings += fit_findings(plan, task, manifest)
         findings += _data(plan, manifest, fingerprint)
-        findings += _siblings(plan, manifest)
+        findings += _siblings(plan, manifest, runs)
         findings += _seed(plan)
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
         if not errors(findings):
             findings += effect_findings(plan)
+    return findings
+
+
+def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
+    """What may have changed since the sweeper checked a sibling: place, data, and where it runs.
+
+    Raises:
+        LauncherError: as :func:`preflight`.
+    """
+    _, fingerprint = _built(plan)
+    findings = _place(plan)
+    if plan.point is not None:
+        findings += _data(plan, plan.point.manifest, fingerprint)
+        findings += differing_environment(plan.point.manifest, environment)
     return findings
 
 
@@ -115,6 +133,31 @@ def _place(plan: Plan) -> list[Finding]:
     return findings
 
 
+def _shares(plan: Plan, task: Task) -> list[Finding]:
+    """Whether the processes that train the run can share a batch equally."""
+    nproc = plan.config.launch.nproc
+    if nproc == 1:
+        return []
+    threads = torch.get_num_threads()
+    # The ranks may be forked from this process, and a copy of one that computed with several threads hangs.
+    torch.set_num_threads(1)
+    try:
+        wrong = indivisible(task.batch(plan.start.data_step + 1), nproc)
+    finally:
+        torch.set_num_threads(threads)
+    if wrong is None:
+        return []
+    return [
+        Finding(
+            "error",
+            f"launch.nproc={nproc}",
+            f"a batch with {wrong}",
+            f"one first dimension, a multiple of {nproc}",
+            "another launch.nproc or another batch size",
+        )
+    ]
+
+
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     """Other data is a difference like any other: fine if the config says so, refused if it does not."""
     if any(key.partition(".")[0] in {"data", "task"} for key in plan.differences):
@@ -122,9 +165,10 @@ def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     return changed_data(manifest, fingerprint)
 
 
-def _siblings(plan: Plan, manifest: Manifest) -> list[Finding]:
+def _siblings(plan: Plan, manifest: Manifest, runs: Sequence[Run] | None) -> list[Finding]:
     """Siblings of two different checkpoints are not siblings."""
-    runs, _ = read_runs(Path(plan.config.paths.outputs))
+    if runs is None:
+        runs, _ = read_runs(Path(plan.config.paths.outputs))
     strangers = [
         run.id
         for run in runs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from launcher.branch.declared import plain_value
 from launcher.branch.metadata import comparison, tags
 from launcher.branch.plan import Plan
 from launcher.findings import Finding
@@ -56,14 +57,10 @@ def new_record(
         parent=parent,
         compare_to=comparison(plan),
         overrides=list(plan.declared.overrides),
-        declared={key: _plain(value) for key, value in plan.declared.values.items()},
+        declared={key: plain_value(value) for key, value in plan.declared.values.items()},
         differences={key: [left, right] for key, (left, right) in plan.differences.items()},
         findings=[finding.to_json() for finding in findings],
         environment=environment,
         notes=plan.config.branch.notes,
         tags=list(tags(plan)),
     )
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | list | dict) or value is None else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.branch.command import command, said_again
@@ -33,6 +33,24 @@ class BranchPoint:
     def run_id(self) -> str:
         """Id of the run that wrote the checkpoint."""
         return self.manifest.about.run
+
+
+def handed_on(point: BranchPoint) -> str:
+    """A branch point as the sweeper hands it to each sibling: PATH@SHA256; see :func:`taken_over`."""
+    return f"{point.checkpoint.resolve()}@{point.manifest.sha256}"
+
+
+def taken_over(handed: str, branch: BranchConfig) -> BranchPoint:
+    """The branch point that the sweeper resolved once for all siblings.
+
+    Raises:
+        BranchPointUnavailable: it is not there any more, or it is not what it was.
+    """
+    path, _, sha256 = handed.rpartition("@")
+    try:
+        return _point(Path(path), replace(branch, sha256=sha256), ())
+    except CheckpointError as failure:
+        raise _unavailable(failure) from failure
 
 
 def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> BranchPoint:

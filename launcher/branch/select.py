@@ -89,9 +89,10 @@ def selected_state(state: Mapping[str, Any], branch: BranchConfig) -> dict[str, 
         "scheduler_state_dict": "scheduler",
         "scaler_state_dict": "optimizer",
         "rng_state": "rng",
+        "rng_state_of_ranks": "rng",
         "task": "task",
     }
     left_out = set(branch.reset)
     if branch.schedule == "restart":
         left_out.add("scheduler")
-    return {name: state[name] for name, part in parts.items() if part not in left_out}
+    return {name: state[name] for name, part in parts.items() if name in state and part not in left_out}

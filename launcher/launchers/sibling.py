@@ -7,15 +7,18 @@ after the launch changes nothing, and a requeued job reads what was submitted.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
+from launcher.lineage import read_run
+from launcher.process import Process
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,14 @@ class Launch:
     """Id of the fan-out."""
     time: str
     """ISO 8601, UTC."""
-    host: str = ""
-    """Where the command was typed."""
-    pid: int = 0
+    by: Process
     """The process that launched it."""
     job_id: str | None = None
     """On SLURM: ``123_4``; of a job that is no array, ``123``."""
     code: str | None = None
     """Directory of the copy of the code that runs; None: the code as it is."""
+    cancelled: str | None = None
+    """When somebody cancelled it, ISO 8601, UTC; it does not start any more then."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings, so that the same launch can be repeated."""
 
@@ -67,14 +70,25 @@ def read_launch(directory: Path) -> Launch:
     path = RunDirectory(directory).launch
     known = {one.name for one in fields(Launch)}
     try:
-        return Launch(**{key: value for key, value in read_json_object(path).items() if key in known})
-    except (OSError, ValueError, TypeError) as error:
+        value = read_json_object(path)
+        found = {key: value[key] for key in value if key in known}
+        return Launch(**{**found, "by": Process(**found["by"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise LauncherError(
             "How this run was launched cannot be read.",
             where=str(path),
             found=str(error),
             do="launch it again with the command that it was launched with",
         ) from error
+
+
+def failed_sibling(directory: RunDirectory, fanout: str) -> str | None:
+    """Id of a run beside ``directory`` that belongs to the same fan-out and failed; None if none did."""
+    for path in sorted(directory.path.parent.glob("*/launch.json")):
+        with contextlib.suppress(LauncherError):
+            if read_launch(path.parent).fanout == fanout and read_run(path.parent).record.state == "failed":
+                return path.parent.name
+    return None
 
 
 @dataclass(frozen=True)
@@ -106,8 +120,17 @@ RunSibling = Callable[[Path], int]
 """Runs the sibling whose directory is given, in this process, to its end; returns the exit status."""
 
 
+@runtime_checkable
 class SiblingLauncher(Protocol):
     """What the launchers of this package offer to the sweeper beyond Hydra's own ``launch``."""
+
+    remote: bool
+    """Whether siblings run on other machines than the one that launches them."""
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes that train each sibling together, where the launcher's settings say so; else None."""
+        ...
 
     def check(self, siblings: Sequence[Sibling]) -> list[LauncherError]:
         """What is wrong with the launcher's settings for these siblings, before anything is written."""

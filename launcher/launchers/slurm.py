@@ -7,8 +7,8 @@ Submitted, they need nobody: the launch returns, and the shell may go.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -21,7 +21,7 @@ from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling, read_launch
 from launcher.launchers.slurm_check import check_settings
 from launcher.launchers.slurm_limits import largest_array
-from launcher.launchers.slurm_submit import Array, Code, submit
+from launcher.launchers.slurm_submit import Array, Code, submit, world_size
 from launcher.launchers.slurm_wait import wait_for
 from launcher.launchers.snapshot import import_path, script_directory, take
 
@@ -95,6 +95,8 @@ class SlurmConf(SlurmQueueConf):  # type: ignore[misc]
 class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
     """Submits siblings to SLURM; with another sweeper than ours, what submitit's plugin does."""
 
+    remote = True
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.settings: dict[str, Any] = dict(self.params)
@@ -115,6 +117,12 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
             )
         done: Sequence[JobReturn] = super().launch(job_overrides, initial_job_idx)
         return done
+
+    @property
+    def world_size(self) -> int | None:
+        """Processes of each sibling: those on each node, on all nodes; None: ``launch.nproc`` says it."""
+        size = world_size(self.settings)
+        return None if size == 1 else size
 
     def check(self, siblings: Sequence[Sibling]) -> list[LauncherError]:
         """What SLURM would refuse or never start, with what there is instead."""
@@ -191,6 +199,12 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
             import_path=tuple(import_path(snapshot)),
             snapshot=str(snapshot.directory) if snapshot is not None else None,
         )
+
+
+def restored(settings: Mapping[str, Any]) -> SlurmLauncher:
+    """The launcher with the settings that an earlier launch had."""
+    known = {name: value for name, value in settings.items() if name != "_target_"}
+    return SlurmLauncher(**{**asdict(SlurmConf()), "name": "retry", **known})
 
 
 def register() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -103,6 +104,11 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS, environment: Mapping[str
         said = (err or out).strip()
         raise SlurmError(f"{command[0]} failed.", where=" ".join(command), found=said or "no message")
     return out
+
+
+def available() -> bool:
+    """Whether SLURM can be asked from here."""
+    return shutil.which("squeue") is not None
 
 
 def queued(jobs: Iterable[str], every: bool = False) -> dict[str, JobState]:

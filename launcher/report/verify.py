@@ -25,6 +25,7 @@ _COMPONENT = {
     "step": "data",
     "task": "data",
     "rng_state": "rng",
+    "rng_state_of_ranks": "rng",
     "scheduler_state_dict": "scheduler",
     "optimizer_state_dict": "optimizer",
     "scaler_state_dict": "optimizer",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Protocol
 
 from launcher.config import Config
+from launcher.training.distributed import Ranks
 from launcher.training.progress import Progress
 from launcher.training.signals import Interruption
 from launcher.training.trainer import Trainer
@@ -27,12 +29,35 @@ class Hooks(Protocol):
         ...
 
 
+class Unrecorded:
+    """The hooks of a rank that records nothing."""
+
+    def __enter__(self) -> Unrecorded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to close."""
+
+    def log(self, progress: Progress, metrics: Mapping[str, float | str]) -> None:
+        """Rank 0 logs."""
+
+    def save(self) -> None:
+        """Rank 0 saves."""
+
+    def after_step(self) -> None:
+        """Nothing can have failed."""
+
+
 def due(step: int, every: int) -> bool:
     """Whether something that happens ``every`` steps (0: never) happens at ``step``."""
     return every > 0 and step % every == 0
 
 
-def train(trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interruption: Interruption) -> bool:
+def train(
+    trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interruption: Interruption, ranks: Ranks
+) -> bool:
     """Train up to ``end_step``; True if the end was reached, False if a signal asked to stop before.
 
     A checkpoint is saved at multiples of ``checkpoint.every``, at the end, and when interrupted.
@@ -50,9 +75,12 @@ def train(trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interru
             metrics.update(trainer.evaluate())
         if measure:
             hooks.log(progress, metrics)
-        interrupted = interruption.asked is not None
+        if (asked := ranks.asked(interruption.asked)) is not None:
+            interruption.asked = asked
+        interrupted = asked is not None
         if due(coming, config.checkpoint.every) or last or interrupted:
             trainer.check_saveable()
+            trainer.gather_streams()
             hooks.save()
         after_step()
         if interrupted and not last:

@@ -17,8 +17,8 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def rng_state() -> dict[str, Any]:
-    """The state of every generator, as tensors and plain values."""
+def rng_state(*, own_gpu: bool = False) -> dict[str, Any]:
+    """The state of every generator, as tensors and plain values; ``own_gpu``: of the current GPU only."""
     version, internal, gauss = random.getstate()
     legacy = np.random.get_state(legacy=False)
     assert isinstance(legacy, dict)
@@ -35,12 +35,12 @@ def rng_state() -> dict[str, Any]:
             "gauss": float(legacy["gauss"]),
         },
         "torch": torch.get_rng_state(),
-        "cuda": _cuda_states(),
+        "cuda": _cuda_states(own_gpu),
     }
 
 
-def restore_rng(state: dict[str, Any]) -> None:
-    """Put every generator where ``state`` says.
+def restore_rng(state: dict[str, Any], *, own_gpu: bool = False) -> None:
+    """Put every generator where ``state`` says; ``own_gpu``: its one GPU is the current one here.
 
     The streams of GPUs that are not there, or were not there, keep their seeded state.
     """
@@ -55,12 +55,16 @@ def restore_rng(state: dict[str, Any]) -> None:
         }
     )
     torch.set_rng_state(state["torch"].cpu())
+    if own_gpu and torch.cuda.is_available():
+        for stream in state["cuda"][:1]:
+            torch.cuda.set_rng_state(stream.cpu())
+        return
     for index, stream in enumerate(state["cuda"]):
         if index < torch.cuda.device_count():
             torch.cuda.set_rng_state(stream.cpu(), index)
 
 
-def rng_digest() -> str:
+def rng_digest(*, own_gpu: bool = False) -> str:
     """Sixteen hex digits over the state of every generator."""
     hasher = blake3(repr(random.getstate()).encode())
     legacy = np.random.get_state(legacy=False)
@@ -68,11 +72,13 @@ def rng_digest() -> str:
     hasher.update(legacy["state"]["key"].tobytes())
     hasher.update(repr((int(legacy["state"]["pos"]), legacy["has_gauss"], legacy["gauss"])).encode())
     hasher.update(torch.get_rng_state().numpy().data)
-    for stream in _cuda_states():
+    for stream in _cuda_states(own_gpu):
         hasher.update(stream.numpy().data)
     return hasher.hexdigest()[:16]
 
 
-def _cuda_states() -> list[torch.Tensor]:
+def _cuda_states(own_gpu: bool) -> list[torch.Tensor]:
     """One state a GPU; none where CUDA was never used, because asking would start it."""
+    if own_gpu:
+        return [torch.cuda.get_rng_state()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

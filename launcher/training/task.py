@@ -43,7 +43,8 @@ class Task(Protocol):
     def batch(self, step: int) -> Batch:
         """The training batch of data step ``step`` (1, 2, ...).
 
-        A pure function of (seed, ``step``): no generator state, no dependence on earlier calls.
+        A pure function of (seed, ``step``): no generator state, no dependence on earlier calls. With
+        ``launch.nproc`` processes the first dimension of each tensor is divided among them.
         """
         ...
 
@@ -51,6 +52,9 @@ class Task(Protocol):
         """Total loss (a scalar that is differentiated) and metrics (scalars) of one batch.
 
         ``step`` is the task step, which curricula follow. Metric names get the prefix ``train/``.
+
+        With ``launch.nproc`` processes each is given its part of the batch, and ``model`` is a wrapper: call
+        it as ``model(...)``, not by another method, or the others' gradients are missing.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from launcher.config import Config
 from launcher.errors import CheckpointError, RunFailed
 from launcher.training import device as devices
+from launcher.training.distributed import Ranks
 from launcher.training.optim import build_optimizer, build_scheduler
 from launcher.training.progress import Progress
 from launcher.training.rng import restore_rng, rng_digest, rng_state
@@ -34,8 +36,8 @@ class Live(NamedTuple):
 class Trainer:
     """Takes steps. Knows the task only through its protocol, and nothing of files or trackers."""
 
-    def __init__(self, task: Task, model: nn.Module, config: Config, factor: Factor) -> None:
-        """``model`` is already on its device; the optimizer and everything else start anew."""
+    def __init__(self, task: Task, model: nn.Module, config: Config, factor: Factor, ranks: Ranks) -> None:
+        """``model`` is already on its device; the optimizer and everything else start anew. Collective."""
         self.task = task
         self.config = config
         self.factor = factor
@@ -48,6 +50,9 @@ class Trainer:
             scaler=devices.build_scaler(self.device, config.precision),
             progress=Progress(),
         )
+        self._ranks = ranks
+        self._parallel = ranks.parallel(model)
+        self._streams: list[dict[str, Any]] = []
         self._watched: dict[str, torch.Tensor] = {}
         self._watched_at = 0
         model.train()
@@ -58,10 +63,11 @@ class Trainer:
         Raises:
             RunFailed: the loss or the gradient is not finite. The state is then not worth saving.
         """
-        model, optimizer, scheduler, scaler, progress = self.live
+        _, optimizer, scheduler, scaler, progress = self.live
         batch = self.task.batch(progress.data_step + 1)
+        share = self._moved(self._ranks.share(batch))
         with devices.autocast(self.device, self.config.precision):
-            loss, metrics = self.task.loss(model, self._moved(batch), progress.task_step + 1)
+            loss, metrics = self.task.loss(self._parallel, share, progress.task_step + 1)
         self._watched, self._watched_at = {"loss": loss.detach()}, progress.step + 1
         # Looking at a value on a GPU waits for it.
         look = measure or self.device.type == "cpu"
@@ -82,24 +88,28 @@ class Trainer:
         progress.advance()
         if not measure:
             return {}
-        values: dict[str, float | str] = {f"train/{name}": value.item() for name, value in metrics.items()}
+        means = self._ranks.means([value.item() for value in metrics.values()])
+        values: dict[str, float | str] = {
+            f"train/{name}": value for name, value in zip(metrics, means, strict=True)
+        }
         values["train/learning_rate"] = rate
         if norm is not None:
             values["train/gradient_norm"] = norm.item()
         return {**values, **digests}
 
     def check_finite(self) -> None:
-        """Refuse to go on after a loss or a gradient that was not a number.
+        """Refuse to go on after a loss or a gradient that was not a number. Collective.
 
         Raises:
-            RunFailed: the last one is NaN or infinite.
+            RunFailed: the last one is NaN or infinite, at any rank.
         """
-        for name, value in self._watched.items():
-            if not math.isfinite(number := value.item()):
+        numbers = self._ranks.means([value.item() for value in self._watched.values()])
+        for name, number in zip(self._watched, numbers, strict=True):
+            if not math.isfinite(number):
                 raise _not_finite(name, str(number), self._watched_at)
 
     def check_saveable(self) -> None:
-        """Refuse to save weights that nobody can go on from.
+        """Refuse to save weights that nobody can go on from. Collective.
 
         Raises:
             RunFailed: the last loss or gradient, or without clipping a weight, is NaN or infinite.
@@ -120,8 +130,17 @@ class Trainer:
         model.train()
         return {f"val/{name}": value for name, value in metrics.items()}
 
+    def gather_streams(self) -> None:
+        """Take the RNG streams of the other ranks into the next ``state_dict``. Collective."""
+        if self._ranks.size > 1:
+            self._streams = self._ranks.gathered(rng_state(own_gpu=True))[1:]
+
     def state_dict(self) -> dict[str, Any]:
-        """The whole state between two steps: tensors and plain values only, with the customary keys."""
+        """The whole state between two steps: tensors and plain values only, with the customary keys.
+
+        Streams of other ranks are as they were at the last ``gather_streams``.
+        """
+        others = {"rng_state_of_ranks": self._streams} if self._ranks.size > 1 else {}
         return {
             "step": self.live.progress.step,
             "model_state_dict": dict(self.live.model.state_dict()),
@@ -129,8 +148,9 @@ class Trainer:
             "scheduler_state_dict": self.live.scheduler.state_dict(),
             "scaler_state_dict": self.live.scaler.state_dict(),
             "progress": self.live.progress.state_dict(),
-            "rng_state": rng_state(),
+            "rng_state": rng_state(own_gpu=self._ranks.size > 1),
             "task": {name: part.state_dict() for name, part in self.task.stateful().items()},
+            **others,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -141,13 +161,14 @@ class Trainer:
         Raises:
             CheckpointError: the state does not fit; names the part.
         """
-        parts = {
+        parts: dict[str, Callable[[Any], Any]] = {
             "optimizer_state_dict": self.live.optimizer.load_state_dict,
             "scheduler_state_dict": self.live.scheduler.load_state_dict,
             "scaler_state_dict": self._load_scaler,
             "progress": self.live.progress.load_state_dict,
             "task": self._load_task,
-            "rng_state": restore_rng,
+            "rng_state": self._load_rng,
+            "rng_state_of_ranks": self._load_rng_of_rank,
         }
         for name, load in parts.items():
             if name not in state:
@@ -165,6 +186,15 @@ class Trainer:
         # A trunk without fp16 has no state for a scaler; one that starts here starts as new.
         if state:
             self.live.scaler.load_state_dict(state)
+
+    def _load_rng(self, state: dict[str, Any]) -> None:
+        if self._ranks.first:
+            restore_rng(state, own_gpu=self._ranks.size > 1)
+
+    def _load_rng_of_rank(self, states: list[dict[str, Any]]) -> None:
+        # A rank that the trunk did not have goes on with what it was seeded with.
+        for state in states[self._ranks.rank - 1 :][:1] if not self._ranks.first else []:
+            restore_rng(state, own_gpu=True)
 
     def _load_task(self, state: dict[str, Any]) -> None:
         registered = self.task.stateful()
@@ -189,7 +219,14 @@ class Trainer:
         for name in sorted(batch):
             hasher.update(name.encode())
             hasher.update(batch[name].contiguous().view(-1).view(torch.uint8).numpy().data)
-        return {"digest/batch": hasher.hexdigest()[:16], "digest/rng": rng_digest()}
+        return {"digest/batch": hasher.hexdigest()[:16], "digest/rng": self._rng_digest()}
+
+    def _rng_digest(self) -> str:
+        """Sixteen hex digits over the RNG streams of all ranks. Collective."""
+        if self._ranks.size == 1:
+            return rng_digest()
+        streams = self._ranks.gathered(rng_digest(own_gpu=True))
+        return blake3("".join(streams).encode()).hexdigest()[:16]
 
 
 def _not_finite(what: str, found: str, step: int) -> RunFailed:

@@ -11,17 +11,19 @@ from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from launcher import config as schema
+from launcher import sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
+from launcher.composition import config_from
 from launcher.config import FanoutConfig
-from launcher.entry import config_from
 from launcher.job import run_sibling
 from launcher.launchers.sibling import Launch, Outcome, Sibling, read_launch
 from launcher.launchers.slurm import SlurmConf, SlurmLauncher
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from launcher.lineage import Run, read_run, utc_now
+from launcher.process import Process
 from tests.slurm.slurm_cluster import Cluster, Job
 from tests.tiny_process import ROOT, Tiny, digest, manifests, metrics
 
@@ -47,6 +49,7 @@ class Launched:
         typed = [*LENGTH, *overrides]
         outputs = [f"paths.outputs={self.tiny.outputs}"]
         schema.register()
+        sweep.register()
         with initialize_config_dir(str(conf), version_base="1.3"):
             composed = compose("config", [*typed, *outputs], return_hydra_config=True)
         choices = dict(composed.hydra.runtime.choices)
@@ -59,7 +62,7 @@ class Launched:
         new_record(what, [], {}, state="queued").write(directory)
         Launch(
             run=what.id, command=[], working_directory=str(ROOT), config=asdict(what.config),
-            declared=asdict(said), launcher="slurm", fanout="test", time=utc_now(),
+            declared=said.to_json(), launcher="slurm", fanout="test", time=utc_now(), by=Process.this(),
         ).write(directory)  # fmt: skip
         return Sibling(what.id, directory, what.end_step, what.config.launch.nproc, what.config.threads)
 

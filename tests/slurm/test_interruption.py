@@ -88,7 +88,7 @@ def test_a_node_that_dies_and_one_that_is_cut_off(on_slurm: Launched) -> None:
         on_slurm.wait_for_steps(sibling, start=2)
 
     # The copy on the lost node was alive when the new one began, and has stopped by itself.
-    on_slurm.wait(lambda: not alive(before.pid), f"the old copy stops\n{on_slurm.said(cut)}")
+    on_slurm.wait(lambda: not alive(before.process.pid), f"the old copy stops\n{on_slurm.said(cut)}")
     said = on_slurm.said(cut)
     assert "Another process has taken this run over; this one stops, and writes nothing more." in said
     for node in lost:

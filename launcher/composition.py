@@ -1,0 +1,123 @@
+"""From what Hydra composes to validated configs: of one job, or of many siblings at the price of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from launcher.branch.declared import Declared, declared
+from launcher.config import Config
+from launcher.errors import ConfigError, LauncherError
+
+HANDED = "fanout."
+"""Overrides that say how siblings are launched, and nothing of what one of them is."""
+
+
+def config_from(composed: DictConfig) -> Config:
+    """The validated config of a composed one, with or without Hydra's own node.
+
+    Raises:
+        ConfigError: names the dotted key.
+    """
+    plain: dict[str, Any] = {}
+    try:
+        for key in composed:
+            if key == "hydra":
+                continue
+            node = composed[key]
+            plain[str(key)] = (
+                OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+                if OmegaConf.is_config(node)
+                else node
+            )
+    except MissingMandatoryValue as error:
+        raise ConfigError(
+            f"{error.full_key} has no value.",
+            where=str(error.full_key),
+            expected="a value on the command line or in a config file",
+            do=f"{error.full_key}=VALUE",
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
+    return Config.from_plain(plain)
+
+
+def declared_by(hydra: Any, overrides: Sequence[str] | None = None) -> Declared:
+    """What was declared by a job.
+
+    Args:
+        hydra: Hydra's own config of the job.
+        overrides: the job's, where they are not those that Hydra was told.
+    """
+    directories = [Path(source.path) for source in hydra.runtime.config_sources if source.schema == "file"]
+    said = hydra.overrides.task if overrides is None else overrides
+    own = [one for one in said if not one.lstrip("+").startswith(HANDED)]
+    return declared(own, dict(hydra.runtime.choices), directories)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One sibling's config, or why it has none."""
+
+    overrides: tuple[str, ...]
+    """As typed and swept, without those of the fan-out itself."""
+    config: Config | None = None
+    declared: Declared = field(default_factory=Declared)
+    error: LauncherError | None = None
+
+
+class Composer:
+    """Composes siblings, each once.
+
+    Hydra's composition of files is done once for each combination of groups. Siblings that differ in plain
+    values only are made from it by setting these values, as Hydra itself does at the end of a composition.
+    """
+
+    def __init__(self, loader: ConfigLoader, base: DictConfig) -> None:
+        self._loader, self._base = loader, base
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._made: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> Composed:
+        """One sibling; what is wrong with it is in the result."""
+        own = tuple(one for one in overrides if not one.lstrip("+").startswith(HANDED))
+        try:
+            composed = self._composed(list(overrides))
+            HydraConfig.instance().set_config(composed)
+            return Composed(own, config_from(composed), declared_by(composed.hydra, own))
+        except LauncherError as error:
+            return Composed(own, error=error)
+        except (HydraException, OmegaConfBaseException) as error:
+            lines = [str(one).strip() for one in (error, error.__cause__) if one is not None]
+            return Composed(own, error=ConfigError(" ".join(" ".join(lines).split())))
+
+    def _composed(self, overrides: list[str]) -> DictConfig:
+        parsed = self._parser.parse_overrides(overrides)
+        values = [one for one in parsed if self._only_a_value(one)]
+        # Every sibling sets all of these keys, so nothing of the one before remains.
+        structure = tuple(one.key_or_group if one in values else str(one.input_line) for one in parsed)
+        if structure not in self._made:
+            self._made[structure] = self._loader.load_sweep_config(self._base, overrides)
+            return self._made[structure]
+        composed = self._made[structure]
+        for one in values:
+            OmegaConf.update(composed, one.key_or_group, one.value(), merge=True)
+        return composed
+
+    def _only_a_value(self, override: Override) -> bool:
+        """Whether it sets one key that is there, to something that replaces what was there."""
+        if override.is_add() or override.is_delete() or override.package is not None:
+            return False
+        if isinstance(override.value(), dict):
+            return False
+        return not self._loader.get_group_options(override.key_or_group)

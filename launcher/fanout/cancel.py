@@ -1,0 +1,68 @@
+"""``launcher cancel``: runs that are under way are asked to save and stop, those that wait do not start."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.errors import LauncherError
+from launcher.fanout.status import Status, launch_of, select, statuses
+from launcher.launchers.slurm_queries import cancel as scancel
+from launcher.layout import RunDirectory
+from launcher.lease import holder
+from launcher.lineage import utc_now
+
+
+def cancel(outputs: Path, name: str) -> list[Status]:
+    """Cancel a run, or every run of a group, that waits or runs.
+
+    A running one saves its state first and is interrupted; ``launcher retry`` goes on with it.
+
+    Returns what each of them was before.
+
+    Raises:
+        UnknownRun: there is no such group or run.
+        LauncherError: a process on another machine has the run, or SLURM refused.
+    """
+    select(outputs, name)
+    found = [one for one in statuses(outputs, name) if one.state in {"queued", "held", "running"}]
+    for one in found:
+        _mark(RunDirectory(Path(one.directory)))
+    jobs = [one.job_id for one in found if one.job_id is not None]
+    if jobs:
+        scancel(jobs)
+    problems = [
+        problem
+        for one in found
+        if one.job_id is None and one.state == "running" and (problem := _stop(one)) is not None
+    ]
+    if problems:
+        raise LauncherError(
+            "A run on another machine cannot be stopped from here.",
+            where=", ".join(one.directory for one in problems),
+            found="; ".join(one.detail for one in problems),
+            do="run launcher cancel there",
+        )
+    return found
+
+
+def _mark(directory: RunDirectory) -> None:
+    """Keep a sibling that waits from starting, and a job that comes back to life from going on."""
+    if (launch := launch_of(directory)) is not None:
+        replace(launch, cancelled=utc_now()).write(directory.path)
+
+
+def _stop(one: Status) -> Status | None:
+    """Ask a run's process to save and stop; the status, if that is not possible from here."""
+    last = holder(RunDirectory(Path(one.directory)))
+    if last is None or not last.alive:
+        return None
+    if not last.process.here:
+        return one
+    try:
+        os.kill(last.process.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return None
+    return None

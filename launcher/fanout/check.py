@@ -1,0 +1,170 @@
+"""Everything that can be found out about siblings before the first of them is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from launcher.branch.declared import Declared
+from launcher.branch.effect import build_task
+from launcher.branch.plan import Plan, plan
+from launcher.branch.preflight import changed_data, preflight
+from launcher.branch.resolve import BranchPoint, resolve
+from launcher.checkpoint.manifest import read_manifest
+from launcher.checkpoint.store import checkpoints
+from launcher.config import BranchConfig, Config
+from launcher.errors import BranchPointUnavailable, LauncherError
+from launcher.fanout.status import UNDER_WAY, Status, jobs_of, status_of
+from launcher.files import canonical_json
+from launcher.findings import Finding, errors, finding_of
+from launcher.lineage import Run, read_runs
+from launcher.training.device import choose_device, environment
+
+
+@dataclass
+class Candidate:
+    """One sibling on its way to being launched."""
+
+    overrides: tuple[str, ...]
+    """As typed and swept."""
+    swept: tuple[str, ...]
+    """Those of them in which it differs from its siblings."""
+    config: Config | None = None
+    declared: Declared = field(default_factory=Declared)
+    plan: Plan | None = None
+    findings: list[Finding] = field(default_factory=list)
+    there: Status = field(default_factory=lambda: Status("", "", "", "new"))
+
+    @property
+    def name(self) -> str:
+        """What tables call it: its id, or what was typed while it has none."""
+        return self.plan.id if self.plan is not None else " ".join(self.swept) or "the sibling"
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing stops it."""
+        return self.plan is not None and not errors(self.findings)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be launched: nothing stops it, and it is neither finished nor under way."""
+        return self.good and self.there.state not in {"finished", *UNDER_WAY}
+
+
+def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
+    """Plan and check every candidate; what is found stands in each.
+
+    Returns all of them, without a control that was asked for beside one that is among the siblings.
+
+    Args:
+        candidates: composed, or with a finding that says why not.
+        remote: whether they run on other machines, whose devices and threads cannot be seen from here.
+    """
+    points = _Points()
+    runs: dict[str, list[Run]] = {}
+    seen: dict[Path, Candidate] = {}
+    for one in candidates:
+        if one.config is None:
+            continue
+        try:
+            outputs = one.config.paths.outputs
+            if outputs not in runs:
+                runs[outputs], _ = read_runs(Path(outputs))
+            one.plan = plan(one.config, one.declared, point=points.of(one.config, one.declared))
+            one.config = one.plan.config
+        except LauncherError as error:
+            one.findings.append(finding_of(error))
+    jobs = jobs_of(one.plan.directory for one in candidates if one.plan is not None)
+    for one in candidates:
+        if one.plan is None:
+            continue
+        try:
+            one.there = status_of(one.plan.directory, jobs)
+            one.findings += _findings(one.plan, one.there, runs[one.plan.config.paths.outputs], remote)
+        except LauncherError as error:
+            one.findings.append(finding_of(error))
+        _note_equal(one, seen.setdefault(one.plan.directory.path.resolve(), one))
+    return [one for one in candidates if one.swept or one.plan is None or one in seen.values()]
+
+
+def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> list[Finding]:
+    if there.state in UNDER_WAY:
+        return []
+    own = checkpoints(planned.directory.checkpoints)
+    if own or there.state == "finished":
+        fingerprint = build_task(planned.config).fingerprint()
+        return changed_data(read_manifest(own[-1]), fingerprint) if own else []
+    if planned.kind == "branch" and planned.point is None:
+        return [Finding("error", "branch", planned.unavailable or "", "a branch point", "bring it back")]
+    seen: Mapping[str, Any] = {} if remote else environment(choose_device(planned.config.device))
+    if planned.config.threads is not None or remote:
+        # Set when the run starts, not here.
+        seen = {key: value for key, value in seen.items() if key != "threads"}
+    return preflight(planned, seen, runs)
+
+
+def _note_equal(one: Candidate, first: Candidate) -> None:
+    if one is first or one.plan is None or not one.swept:
+        return
+    found = f"{' '.join(first.swept)} and {' '.join(one.swept)} are both {one.plan.id}"
+    one.findings.append(
+        Finding("error", "siblings", found, "siblings that differ in what they compute", "drop one of them")
+    )
+
+
+class _Points:
+    """Branch points, each resolved once: what ``latest`` means cannot change between two siblings."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, BranchPoint | BranchPointUnavailable] = {}
+
+    def of(self, config: Config, declared: Declared) -> BranchPoint | None:
+        """The branch point of a sibling; None where it has none or none can be had."""
+        branch = config.branch
+        if not branch.asked:
+            return None
+        key = _place(branch, config.paths.outputs)
+        if key not in self._known:
+            try:
+                self._known[key] = resolve(branch, Path(config.paths.outputs), declared.overrides)
+            except BranchPointUnavailable as error:
+                self._known[key] = error
+        point = self._known[key]
+        # What that means for this sibling, the plan finds out: it may go on from its own checkpoint.
+        return point if isinstance(point, BranchPoint) else None
+
+
+def _place(branch: BranchConfig, outputs: str) -> bytes:
+    named = (
+        branch.from_step,
+        branch.from_run,
+        branch.from_checkpoint,
+        branch.mirrors,
+        branch.sha256,
+        branch.name,
+    )
+    return canonical_json([*named, outputs])
+
+
+def with_point(one: Candidate, fanout_id: str, handed: str | None) -> Config:
+    """The config that a sibling is launched with: everything that was found out is in it.
+
+    Args:
+        one: planned.
+        fanout_id: the fan-out.
+        handed: the branch point; see :func:`launcher.branch.resolve.handed_on`.
+    """
+    assert one.plan is not None
+    assert one.config is not None
+    tracking = one.config.tracking
+    if one.plan.tracker_group is not None:
+        # Where the name came from may not be there when the sibling starts (an environment variable).
+        tracking = replace(tracking, group=one.plan.tracker_group) if _by_environment(one.plan) else tracking
+    fanout = replace(one.config.fanout, id=fanout_id, point=handed, if_exists="resume")
+    return replace(one.config, fanout=fanout, tracking=tracking)
+
+
+def _by_environment(planned: Plan) -> bool:
+    return planned.config.tracking.group is None and planned.group_source == "WANDB_RUN_GROUP"

@@ -1,0 +1,44 @@
+"""What a sibling will take, told from its trunk's records: time and disk."""
+
+from __future__ import annotations
+
+import math
+
+from launcher.branch.plan import Plan
+from launcher.files import readable_bytes
+
+
+def estimated_seconds(planned: Plan) -> float | None:
+    """How long the run takes at the speed that its trunk had; None where nobody knows that."""
+    trunk = planned.point.run if planned.point is not None else None
+    if trunk is None or not trunk.record.seconds:
+        return None
+    done = trunk.record.step - trunk.record.start_step
+    return planned.steps * trunk.record.seconds / done if done > 0 else None
+
+
+def estimated_bytes(planned: Plan) -> int | None:
+    """Bytes of the checkpoints that the run will have at its end, each as large as the branch point's."""
+    if planned.point is None or planned.point.manifest.file is None:
+        return None
+    kept = planned.config.checkpoint
+    count = math.ceil(planned.steps / kept.every)
+    if kept.keep_last is not None:
+        count = min(count, kept.keep_last)
+    return count * planned.point.manifest.file.bytes
+
+
+def duration(seconds: float | None) -> str:
+    """``3 min 20 s``."""
+    if seconds is None:
+        return "unknown"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def disk(count: int | None) -> str:
+    """``2.0 GB``."""
+    return "unknown" if count is None else readable_bytes(count)

@@ -1,0 +1,177 @@
+"""The launch itself: what is missing goes to the launcher, and a table says what came of it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from rich.console import Console
+
+from launcher.branch.command import command
+from launcher.config import FanoutConfig
+from launcher.errors import LauncherError, PreflightFailed
+from launcher.fanout.check import Candidate
+from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
+from launcher.fanout.written import (
+    Fanout,
+    handed_overrides,
+    launched_config,
+    not_started,
+    sibling_of,
+    write_fanout,
+    write_launches,
+)
+from launcher.findings import finding_of, render_findings
+from launcher.launchers.sibling import Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.layout import RunDirectory
+
+log = logging.getLogger("launcher.fanout")
+
+
+def show(candidates: Sequence[Candidate]) -> None:
+    """What would be launched: a table, then each sibling's directory and command, whole."""
+    console = Console(highlight=False, width=max(Console().width, 120))
+    console.print(dry_run_table(candidates))
+    for one in candidates:
+        if one.plan is not None:
+            print(f"{one.plan.directory.path}\n  {command(one.overrides)}")
+
+
+def print_findings(candidates: Sequence[Candidate]) -> None:
+    """Show what was found about siblings, if anything, on stderr."""
+    if (table := findings_by_sibling(candidates)) is not None:
+        width = max(Console(stderr=True).width, 120)
+        Console(stderr=True, highlight=False, width=width).print(table)
+
+
+def stop_if_bad(candidates: Sequence[Candidate], settings: FanoutConfig) -> None:
+    """Stop the whole launch for one bad sibling, unless ``fanout.skip_bad`` says otherwise.
+
+    Raises:
+        PreflightFailed: the table of findings has been shown.
+    """
+    bad = [one for one in candidates if not one.good]
+    if not bad or (settings.skip_bad and len(bad) < len(candidates)):
+        return
+    what = f"{len(bad)} of {len(candidates)} siblings cannot be launched"
+    do = (
+        "settle the findings above"
+        if len(bad) == len(candidates)
+        else ("settle the findings above, or launch the others: fanout.skip_bad=true")
+    )
+    raise PreflightFailed(f"{what}; nothing was.", do=do)
+
+
+def launch(
+    candidates: Sequence[Candidate],
+    fanout: Fanout,
+    settings: FanoutConfig,
+    launcher: Any,
+    run: RunSibling,
+) -> list[Any]:
+    """Launch what is neither finished nor under way, and show what came of all.
+
+    Args:
+        candidates: checked.
+        fanout: what this launch is called, and by what it is launched.
+        settings: of the fan-out.
+        launcher: one of this package's, or any of Hydra's.
+        run: what one of this package's launchers calls in a sibling's process.
+
+    Returns what Hydra expects of a sweep: what each job returned, under a launcher of Hydra's.
+
+    Raises:
+        PreflightFailed: the launcher's own settings are wrong.
+        SystemExit: 1 if a sibling failed; 128 + the signal's number if a signal ended the launch.
+    """
+    wanted = [one for one in candidates if one.wanted]
+    for one in candidates:
+        if one.good and not one.wanted:
+            detail = f" ({one.there.detail})" if one.there.detail else ""
+            log.info("%s is %s already%s.", one.name, one.there.state, detail)
+    returned: list[Any] = []
+    outcomes: dict[str, Outcome] = {}
+    leaving: BaseException | None = None
+    if wanted:
+        if isinstance(launcher, SiblingLauncher):
+            _check_launcher(launcher, wanted, fanout)
+        siblings = write_launches(wanted, fanout)
+        write_fanout(candidates, fanout)
+        try:
+            returned, ended = _started(wanted, siblings, fanout, settings, launcher, run)
+        except (KeyboardInterrupt, SystemExit, LauncherError) as error:
+            leaving, ended = error, getattr(error, "outcomes", [])
+        outcomes = {each.id: each for each in ended}
+        if leaving is not None or not getattr(launcher, "remote", False):
+            _settle(siblings, outcomes)
+    Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
+    if leaving is not None:
+        raise leaving
+    if status := _exit_status(candidates, outcomes):
+        raise SystemExit(status)
+    return returned
+
+
+def _started(
+    wanted: Sequence[Candidate],
+    siblings: Sequence[Sibling],
+    fanout: Fanout,
+    settings: FanoutConfig,
+    launcher: Any,
+    run: RunSibling,
+) -> tuple[list[Any], list[Outcome]]:
+    """What Hydra expects, and how each sibling ended."""
+    if isinstance(launcher, SiblingLauncher):
+        return [], launcher.launch_siblings(siblings, settings, run)
+    try:
+        jobs = list(launcher.launch([_overrides(one, fanout) for one in wanted], 0))
+    except Exception as error:
+        # What a launcher of Hydra's makes of a job that died; the records say which one.
+        log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+        return [], []
+    return jobs, [_outcome(each, job) for each, job in zip(siblings, jobs, strict=True)]
+
+
+def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> int:
+    """0, 1 if a sibling failed, or 128 + the number of the signal that a person stopped all of them with."""
+    stopped = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    ended = {each.status for each in outcomes.values()}
+    if by_hand := [status for status in ended if status in stopped]:
+        return by_hand[0] or 1
+    states = {end_state(one, outcomes)[0] for one in candidates}
+    return int(bool(states & {"failed", "bad", "not started"}) or bool(ended - {0, None}))
+
+
+def _check_launcher(launcher: SiblingLauncher, wanted: Sequence[Candidate], fanout: Fanout) -> None:
+    """Have the launcher look at its own settings.
+
+    Raises:
+        PreflightFailed: names each thing that is wrong.
+    """
+    problems = launcher.check([sibling_of(one, fanout) for one in wanted])
+    if problems:
+        findings = [finding_of(problem) for problem in problems]
+        raise PreflightFailed(f"hydra/launcher={fanout.launcher} cannot launch.\n{render_findings(findings)}")
+
+
+def _overrides(one: Candidate, fanout: Fanout) -> list[str]:
+    return [*one.overrides, *handed_overrides(launched_config(one, fanout))]
+
+
+def _outcome(sibling: Sibling, job: JobReturn) -> Outcome:
+    """How a job of one of Hydra's launchers ended."""
+    if job.status != JobStatus.FAILED:
+        return Outcome(sibling.id, 0)
+    cause = job._return_value  # Asking for return_value raises it.
+    told = cause.args[0] if isinstance(cause, Exception) and cause.args else cause
+    return Outcome(sibling.id, 1, str(told).splitlines()[0] if str(told) else type(cause).__name__)
+
+
+def _settle(siblings: Sequence[Sibling], outcomes: Mapping[str, Outcome]) -> None:
+    """Siblings that this process will not start any more do not wait for it either."""
+    for one in siblings:
+        reason = outcomes[one.id].reason if one.id in outcomes else ""
+        not_started(RunDirectory(one.directory), reason or "not started")

@@ -1,0 +1,56 @@
+"""``launcher logs``: what a run's process printed, also while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.errors import LauncherError
+from launcher.fanout.status import UNDER_WAY, status_of
+from launcher.layout import RunDirectory
+from launcher.lineage import find_run
+
+LOOK_SECONDS = 0.2
+"""Time between two looks at a log that is followed."""
+
+
+def lines(outputs: Path, name: str, follow: bool) -> Iterator[str]:
+    """The log in pieces; followed, until the run is not under way any more.
+
+    Raises:
+        UnknownRun: there is no such run.
+        LauncherError: nobody caught what it prints.
+    """
+    directory = find_run(outputs, name).directory
+    if not directory.log.is_file() and not (follow and _under_way(directory)):
+        raise LauncherError(
+            "There is no log of this run.",
+            where=str(directory.log),
+            found=f"state: {status_of(directory).state}",
+            expected="a run that hydra/launcher=pool or hydra/launcher=slurm started",
+            do="its metrics are in metrics.jsonl; what a single run prints is on its terminal",
+        )
+    position = 0
+    while True:
+        going_on = follow and _under_way(directory)
+        text, position = _since(directory.log, position)
+        if text:
+            yield text
+        if not going_on:
+            return
+        time.sleep(LOOK_SECONDS)
+
+
+def _under_way(directory: RunDirectory) -> bool:
+    return status_of(directory).state in UNDER_WAY
+
+
+def _since(log: Path, position: int) -> tuple[str, int]:
+    try:
+        with log.open("rb") as file:
+            file.seek(position)
+            data = file.read()
+    except FileNotFoundError:
+        return "", position
+    return data.decode(errors="replace"), position + len(data)

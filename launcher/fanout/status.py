@@ -1,0 +1,253 @@
+"""What each run is doing now: from SLURM where it is a job, from its lease and its record else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.errors import LauncherError, UnknownRun
+from launcher.fanout.estimate import duration
+from launcher.launchers.sibling import Launch, read_launch
+from launcher.launchers.slurm_queries import JobState, available, states
+from launcher.layout import RunDirectory
+from launcher.lease import Holder, holder
+from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs
+
+STATES: Mapping[str, str] = {
+    "new": "nothing is there yet",
+    "queued": "waits for its launcher or for SLURM",
+    "held": "SLURM does not start it again by itself; launcher retry releases it",
+    "running": "a process trains it",
+    "interrupted": "stopped; the same command, or launcher retry, goes on with it",
+    "not started": "its launcher is gone, and it never began",
+    "cancelled": "somebody cancelled it; launcher retry goes on with it",
+    "failed": "ended with an error",
+    "finished": "at its end",
+}
+"""Every state, and what it means."""
+UNDER_WAY = frozenset({"queued", "held", "running"})
+"""States in which nobody else may take the run up."""
+RETRIED = frozenset({"held", "interrupted", "not started", "cancelled", "failed"})
+"""States that ``launcher retry`` does something about."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run at this moment."""
+
+    run: str
+    group: str
+    directory: str
+    state: str
+    """One of ``STATES``."""
+    detail: str = ""
+    """Who has it, why it waits, or what went wrong; one line."""
+    step: int = 0
+    end_step: int = 0
+    steps_per_second: float = 0.0
+    seconds_left: float | None = None
+    requeues: int = 0
+    """How often SLURM has started it again."""
+    job_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The status as a JSON object."""
+        return asdict(self)
+
+
+def status_of(directory: RunDirectory, jobs: Mapping[str, JobState] | None = None) -> Status:
+    """The status of one run.
+
+    Args:
+        directory: the run's.
+        jobs: what SLURM says of the jobs that it knows; None: it was not or could not be asked.
+
+    Raises:
+        LauncherError: its record cannot be read.
+    """
+    if not directory.record.is_file():
+        return Status(directory.path.name, directory.path.parent.name, str(directory.path), "new")
+    record, last, launch = read_run(directory.path).record, holder(directory), launch_of(directory)
+    job_id = launch.job_id if launch is not None else None
+    job = (jobs or {}).get(job_id or "")
+    state, detail = _state(record, last, launch, job)
+    alive = last is not None and last.alive and record.state != "finished"
+    speed = last.steps_per_second if last is not None and alive else 0.0
+    step = max(record.step, last.step) if last is not None and alive else record.step
+    return Status(
+        run=record.id,
+        group=record.group,
+        directory=str(directory.path),
+        state=state,
+        detail=detail,
+        step=step,
+        end_step=record.end_step,
+        steps_per_second=speed,
+        seconds_left=(record.end_step - step) / speed if speed > 0 and state == "running" else None,
+        requeues=max(job.restarts if job is not None else 0, last.restarts if last is not None else 0),
+        job_id=job_id,
+    )
+
+
+def _state(
+    record: RunRecord, last: Holder | None, launch: Launch | None, job: JobState | None
+) -> tuple[str, str]:
+    if record.state == "finished":
+        return "finished", ""
+    alive = last is not None and last.alive
+    if job is not None and not job.ended:
+        return _as_job(job, last if alive else None)
+    if alive:
+        return "running", str(last)
+    if launch is not None and launch.cancelled:
+        return "cancelled", f"at {launch.cancelled}"
+    if job is not None:
+        return _ended_job(job, record)
+    if launch is not None and launch.job_id is not None and record.state in {"queued", "running"}:
+        return "queued", f"job {launch.job_id}; SLURM cannot be asked here"
+    if record.state == "queued":
+        return _waiting(launch)
+    if record.state == "failed":
+        return "failed", _line(record.error)
+    return ("interrupted" if record.starts else "not started"), _line(record.error)
+
+
+def _as_job(job: JobState, last: Holder | None) -> tuple[str, str]:
+    if job.held:
+        return "held", f"job {job.id}: {job.reason}"
+    if job.state in {"PENDING", "REQUEUED", "REQUEUE_FED", "SUSPENDED"}:
+        again = "back in the queue" if job.restarts else "in the queue"
+        return "queued", f"job {job.id}: {again} ({job.reason})"
+    if job.state == "PREEMPTED":
+        return "queued", f"job {job.id}: preempted"
+    where = f" on {job.nodes}" if job.nodes else ""
+    return "running", f"job {job.id}{where}" + ("" if last is not None else ", starting")
+
+
+def _ended_job(job: JobState, record: RunRecord) -> tuple[str, str]:
+    if job.state == "CANCELLED":
+        return "cancelled", f"job {job.id}"
+    if record.state == "failed":
+        return "failed", _line(record.error) or f"job {job.id}: {job.state}"
+    if job.state == "UNKNOWN":
+        return (
+            "interrupted" if record.starts else "not started"
+        ), f"SLURM does not know job {job.id} any more"
+    return "failed", f"job {job.id}: {job.state}, exit before the run's end"
+
+
+def _waiting(launch: Launch | None) -> tuple[str, str]:
+    if launch is None:
+        return "not started", ""
+    by = launch.by
+    if not by.here:
+        return "queued", f"process {by.pid} on {by.host} is launching it"
+    if by.there and by.pid != os.getpid():
+        return "queued", f"process {by.pid} is launching it"
+    return "not started", "its launcher is gone"
+
+
+def _line(text: str | None) -> str:
+    return text.splitlines()[0] if text else ""
+
+
+def launch_of(directory: RunDirectory) -> Launch | None:
+    """How a run was launched; None where no fan-out launched it."""
+    with contextlib.suppress(LauncherError):
+        return read_launch(directory.path)
+    return None
+
+
+def jobs_of(directories: Iterable[RunDirectory]) -> dict[str, JobState] | None:
+    """What SLURM says of the jobs of these runs, asked once; None where it cannot be asked."""
+    launches = [launch for one in directories if (launch := launch_of(one)) is not None]
+    ids = [launch.job_id for launch in launches if launch.job_id is not None]
+    if not ids:
+        return {}
+    if not available():
+        return None
+    try:
+        return states(ids)
+    except LauncherError:
+        return None
+
+
+def statuses(outputs: Path, name: str | None = None) -> list[Status]:
+    """The status of every run, of a group's, or of one.
+
+    Raises:
+        UnknownRun: there is no such group or run.
+    """
+    runs = select(outputs, name)
+    jobs = jobs_of(run.directory for run in runs)
+    return [status_of(run.directory, jobs) for run in runs]
+
+
+def select(outputs: Path, name: str | None) -> list[Run]:
+    """The runs that a name means: a group's name or directory, a run's id or a prefix of it; None: all.
+
+    Raises:
+        UnknownRun: there is no such group or run.
+    """
+    runs, _ = read_runs(outputs)
+    if name is None:
+        return runs
+    wanted = name.rstrip("/")
+    group = [run for run in runs if wanted in {run.record.group, run.directory.path.parent.name}]
+    group = group or [run for run in runs if str(run.directory.path.parent) == wanted]
+    if group:
+        return group
+    try:
+        return [find_run(outputs, name)]
+    except UnknownRun as error:
+        groups = sorted({run.record.group for run in runs})
+        raise UnknownRun(
+            f"There is no group and no run {name!r}, or several runs.",
+            where=error.where,
+            found=f"groups: {', '.join(groups) or 'none'}; {error.found}",
+            do=error.do,
+        ) from error
+
+
+def table(found: Sequence[Status]) -> Table:
+    """The statuses for a terminal, one line a run."""
+    shown = Table()
+    for column in ("run", "state"):
+        shown.add_column(column, no_wrap=True)
+    for column in ("step", "steps/s", "left", "requeued"):
+        shown.add_column(column, justify="right", no_wrap=True)
+    shown.add_column("", overflow="fold")
+    group = None
+    for one in found:
+        if one.group != group:
+            shown.add_section()
+            shown.add_row(f"[bold]{escape(one.group)}[/]")
+            group = one.group
+        shown.add_row(
+            f"  {escape(one.run)}",
+            f"[{STYLE.get(one.state, 'yellow')}]{one.state}[/]",
+            f"{one.step}/{one.end_step}",
+            f"{one.steps_per_second:.1f}" if one.steps_per_second else "",
+            duration(one.seconds_left) if one.seconds_left is not None else "",
+            str(one.requeues) if one.requeues else "",
+            escape(one.detail),
+        )
+    return shown
+
+
+STYLE: Mapping[str, str] = {
+    "finished": "green",
+    "failed": "red",
+    "bad": "red",
+    "not started": "red",
+    "held": "red",
+    "running": "cyan",
+}
+"""Colours of the states that are not yellow."""

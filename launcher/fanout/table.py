@@ -1,0 +1,129 @@
+"""Siblings as people see them: what stops them, what would be launched, what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.errors import LauncherError
+from launcher.fanout.check import Candidate
+from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
+from launcher.fanout.status import STYLE
+from launcher.findings import Finding
+from launcher.launchers.sibling import Outcome
+from launcher.lineage import Run, read_run, state_now
+from launcher.report.tree import shown_metrics
+
+
+def findings_by_sibling(candidates: Sequence[Candidate]) -> Table | None:
+    """One line a sibling; what all of them share is said once. None where there is nothing to say."""
+    listed = [one.findings for one in candidates]
+    shared = [each for each in listed[0] if all(each in other for other in listed)] if len(listed) > 1 else []
+    rows: list[tuple[str, list[Finding]]] = [("all siblings", shared)] if shared else []
+    rows += [
+        (one.name, own)
+        for one in candidates
+        if (own := [each for each in one.findings if each not in shared])
+    ]
+    if not rows:
+        return None
+    table = Table()
+    table.add_column("sibling", no_wrap=True)
+    for column in ("", "what", "found", "expected", "to do"):
+        table.add_column(column, overflow="fold")
+    for name, findings in rows:
+        for each in findings:
+            first = escape(name) if each is findings[0] else ""
+            parts = (each.level, each.what, each.found, each.expected, each.do)
+            table.add_row(first, *(escape(part) for part in parts))
+        table.add_section()
+    return table
+
+
+def dry_run_table(candidates: Iterable[Candidate]) -> Table:
+    """What would be launched: one line a sibling, with an estimate from the trunk's own records."""
+    table = Table(title="Dry run: nothing is launched.", title_justify="left", show_lines=True)
+    for column in (
+        "sibling",
+        "now",
+        "differs in",
+        "signature",
+        "steps",
+        "time",
+        "disk",
+    ):
+        table.add_column(column, overflow="fold")
+    for one in candidates:
+        planned = one.plan
+        if planned is None:
+            table.add_row(escape(one.name), "[red]bad[/]")
+            continue
+        changed = "\n".join(f"{key}: {a} → {b}" for key, (a, b) in planned.differences.items()) or "nothing"
+        state = one.there.state if one.good else "[red]bad[/]"
+        table.add_row(
+            planned.id,
+            state,
+            escape(changed),
+            planned.signature,
+            f"{planned.start.step} → {planned.end_step}",
+            duration(estimated_seconds(planned)),
+            disk(estimated_bytes(planned)),
+        )
+    return table
+
+
+def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) -> Table:
+    """What came of each sibling: state, step, metrics, directory, error in one line."""
+    listed = list(candidates)
+    groups = sorted({str(one.plan.directory.path.parent) for one in listed if one.plan is not None})
+    # A run's directory has its id: the place that they share is said once.
+    table = Table(title=f"in {', '.join(groups)}" if groups else None, title_justify="left")
+    for column in ("directory", "state", "step"):
+        table.add_column(column, no_wrap=True)
+    for column in ("metrics", "error"):
+        table.add_column(column, overflow="fold")
+    for one in listed:
+        if one.plan is None:
+            table.add_row(escape(one.name), "[red]bad[/]", "", "", escape(_first_error(one)))
+            continue
+        state, run = end_state(one, outcomes)
+        record = run.record if run else None
+        error = _first_error(one) if not one.good else (record.error if record else None) or ""
+        outcome = outcomes.get(one.plan.id)
+        if outcome is not None and outcome.reason and not error:
+            error = outcome.reason
+        table.add_row(
+            one.plan.directory.path.name,
+            f"[{STYLE.get(state, 'yellow')}]{state}[/]",
+            f"{record.step}/{record.end_step}" if record else "",
+            _metrics(record.metrics) if record else "",
+            escape(error.splitlines()[0] if error else ""),
+        )
+    return table
+
+
+def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run | None]:
+    """A sibling's state now, and its run where there is one."""
+    assert one.plan is not None
+    if not one.good:
+        return "bad", None
+    try:
+        run = read_run(one.plan.directory.path)
+    except LauncherError:
+        return "not started", None
+    state: str = state_now(run)
+    outcome = outcomes.get(one.plan.id)
+    if not run.record.starts and (state != "queued" or (outcome is not None and outcome.status)):
+        state = "not started"
+    return state, run
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in shown_metrics(metrics).items())
+
+
+def _first_error(one: Candidate) -> str:
+    wrong = [f"{each.what}: {each.found}" for each in one.findings if each.level == "error"]
+    return wrong[0] if wrong else ""

@@ -1,0 +1,180 @@
+"""What a fan-out leaves on disk: each sibling's record and launch file, and ``fanout.json`` in the group."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from launcher.branch.command import command
+from launcher.branch.record import new_record
+from launcher.branch.resolve import handed_on
+from launcher.config import Config
+from launcher.differences import override, plain
+from launcher.errors import LauncherError
+from launcher.fanout.check import Candidate
+from launcher.files import disk_error, read_json_object, write_json
+from launcher.launchers.sibling import Launch, Sibling
+from launcher.layout import SCRATCH, RunDirectory
+from launcher.lineage import read_run, utc_now
+from launcher.process import Process
+
+KEPT = 50
+"""How many fan-outs ``fanout.json`` remembers; every sibling has its own ``launch.json`` besides."""
+
+
+@dataclass(frozen=True)
+class Fanout:
+    """One ``-m`` command."""
+
+    launcher: str
+    """``pool``, ``slurm``, or the name of Hydra's launcher."""
+    settings: dict[str, Any]
+    """The launcher's own settings."""
+    directory: Path
+    """Where the command was typed."""
+    id: str = field(
+        default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    )
+    time: str = field(default_factory=utc_now)
+
+
+def launched_config(one: Candidate, fanout: Fanout) -> Config:
+    """The config that a sibling is launched with: what was found out stands in it, and cannot move."""
+    assert one.plan is not None
+    config, planned = one.plan.config, one.plan
+    point = handed_on(planned.point) if planned.point else SCRATCH if planned.kind == SCRATCH else None
+    tracking = config.tracking
+    if planned.group_source == "WANDB_RUN_GROUP":
+        # Where the sibling starts, the variable may have another value.
+        tracking = replace(tracking, group=planned.group)
+    handed = replace(config.fanout, id=fanout.id, point=point, if_exists="resume")
+    return replace(config, fanout=handed, tracking=tracking)
+
+
+def handed_overrides(config: Config) -> list[str]:
+    """What a sibling's overrides need besides those that were typed, under a launcher of Hydra's."""
+    fanout = config.fanout
+    said = [override("fanout.id", fanout.id), override("fanout.repeat", fanout.repeat)]
+    said.append(f"fanout.stop_on_failure={str(fanout.stop_on_failure).lower()}")
+    if fanout.point is not None:
+        said.append(override("fanout.point", fanout.point))
+    if config.tracking.group is not None:
+        said.append(override("tracking.group", config.tracking.group))
+    if config.launch.nproc != 1:
+        said.append(override("launch.nproc", config.launch.nproc))
+    return said
+
+
+def sibling_of(one: Candidate, fanout: Fanout) -> Sibling:
+    """A planned candidate as launchers are handed it."""
+    assert one.plan is not None
+    config = launched_config(one, fanout)
+    return Sibling(
+        id=one.plan.id,
+        directory=one.plan.directory.path.resolve(),
+        end_step=one.plan.end_step,
+        nproc=config.launch.nproc,
+        threads=config.threads,
+    )
+
+
+def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibling]:
+    """Put every sibling's launch file and record on disk; from here on it is known to everybody.
+
+    Raises:
+        RunFailed: a directory cannot be written.
+    """
+    siblings = []
+    for one in candidates:
+        assert one.plan is not None
+        config, directory = launched_config(one, fanout), one.plan.directory
+        launch = Launch(
+            run=one.plan.id,
+            command=["python", "train.py", *one.overrides],
+            working_directory=str(fanout.directory),
+            config=plain(config),
+            declared=one.declared.to_json(),
+            launcher=fanout.launcher,
+            fanout=fanout.id,
+            time=fanout.time,
+            by=Process.this(),
+            settings=fanout.settings,
+        )
+        try:
+            directory.path.mkdir(parents=True, exist_ok=True)
+            launch.write(directory.path)
+            if not directory.record.is_file():
+                new_record(one.plan, one.findings, {}, "queued").write(directory.path)
+        except OSError as error:
+            raise disk_error(error, directory.path) from error
+        siblings.append(sibling_of(one, fanout))
+    return siblings
+
+
+def write_fanout(candidates: Sequence[Candidate], fanout: Fanout) -> Path | None:
+    """Add the fan-out to ``fanout.json`` of the siblings' group; its path, or None if all were bad.
+
+    Two fan-outs into one group at the same moment may leave only one of them there; what they launched is
+    told by each sibling's own files.
+
+    Raises:
+        RunFailed: it cannot be written.
+    """
+    planned = [one for one in candidates if one.plan is not None]
+    if not planned:
+        return None
+    assert planned[0].plan is not None
+    path = planned[0].plan.directory.path.parent / "fanout.json"
+    before: list[Any] = []
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        before = list(read_json_object(path)["fanouts"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"fanouts": [*before[1 - KEPT :], _told(planned, fanout)]})
+    except OSError as error:
+        raise disk_error(error, path) from error
+    return path
+
+
+def _told(planned: Sequence[Candidate], fanout: Fanout) -> dict[str, Any]:
+    return {
+        "id": fanout.id,
+        "time": fanout.time,
+        "launcher": fanout.launcher,
+        "settings": fanout.settings,
+        "working_directory": str(fanout.directory),
+        "siblings": [_sibling(one) for one in planned],
+    }
+
+
+def _sibling(one: Candidate) -> dict[str, Any]:
+    assert one.plan is not None
+    point = one.plan.point
+    return {
+        "run": one.plan.id,
+        "directory": str(one.plan.directory.path),
+        "signature": one.plan.signature,
+        "branch_point": None
+        if point is None
+        else {"run": point.run_id, "step": point.manifest.step, "sha256": point.manifest.sha256},
+        "swept": list(one.swept),
+        "differences": {key: list(pair) for key, pair in one.plan.differences.items()},
+        "command": command(one.overrides),
+        "before": one.there.state,
+        "launched": one.wanted,
+        "findings": [finding.to_json() for finding in one.findings],
+    }
+
+
+def not_started(directory: RunDirectory, why: str) -> None:
+    """Say of a sibling that was written down but never started that it does not wait any more."""
+    with contextlib.suppress(LauncherError, OSError):
+        run = read_run(directory.path)
+        if run.record.state == "queued":
+            run.record.state, run.record.error = "interrupted", why
+            run.record.write(directory.path)

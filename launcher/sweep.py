@@ -1,0 +1,194 @@
+"""``hydra/sweeper=branch``: siblings are composed, checked and written down before the first is launched.
+
+A subclass of Hydra's BasicSweeper: the override grammar is Hydra's, whole.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from launcher.errors import ConfigError
+from launcher.launchers.plugins import register_plugin
+
+# Looking for plugins runs Hydra's modules a second time; a class that was taken before is not theirs.
+Plugins.instance()
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E402
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext, TaskFunction
+
+    from launcher.config import FanoutConfig
+    from launcher.fanout.check import Candidate
+    from launcher.fanout.written import Fanout
+
+_PARALLELISM = ("slots", "array_parallelism", "n_jobs")
+"""What launchers call the number of siblings that run at the same time."""
+
+
+@dataclass
+class BranchSweeperConf:
+    """Settings of the sweeper itself; how siblings are launched is said in ``fanout``."""
+
+    params: dict[str, str] | None = field(default=None)
+    """Sweeps that stand in a config file: key to comma-separated values, as in Hydra's basic sweeper."""
+
+
+class BranchSweeper(BasicSweeper):
+    """Fans out siblings."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        super().__init__(max_batch_size=None, params=params)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """As Hydra's; ``fanout.max_parallel`` reaches every launcher that has such a setting."""
+        most = config.fanout.max_parallel
+        for name in _PARALLELISM:
+            if most is not None and name in config.hydra.launcher:
+                with open_dict(config):
+                    config.hydra.launcher[name] = most
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Launch the siblings that ``arguments`` name.
+
+        Raises:
+            LauncherError: nothing was launched; the message has all findings.
+            SystemExit: 1 if a sibling failed.
+        """
+        from launcher.fanout.check import check
+        from launcher.fanout.launch import launch, print_findings, show, stop_if_bad
+        from launcher.job import run_sibling
+
+        assert self.config is not None
+        settings = _fanout_settings(self.config)
+        candidates = self._candidates(self.siblings(arguments, settings))
+        candidates = check(candidates, remote=getattr(self.launcher, "remote", False))
+        print_findings(candidates)
+        if settings.dry_run:
+            show(candidates)
+        stop_if_bad(candidates, settings)
+        if settings.dry_run:
+            return []
+        return launch(candidates, self._fanout(), settings, self.launcher, run_sibling)
+
+    def siblings(self, arguments: Sequence[str], settings: FanoutConfig) -> list[tuple[list[str], list[str]]]:
+        """Overrides of each sibling, and those of them that are swept.
+
+        Raises:
+            ConfigError: ``fanout.zip`` names a key that is not swept, or lists of different lengths.
+            HydraException: the overrides cannot be parsed.
+        """
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        fixed: list[str] = []
+        axes: dict[str, list[tuple[str, ...]]] = {}
+        for one in parser.parse_overrides([*self._parse_config(), *arguments]):
+            key = one.get_key_element()
+            if one.is_sweep_override():
+                axes[key] = [(f"{key}={value}",) for value in _values(one)]
+            else:
+                fixed.append(f"{key}={one.get_value_element_as_str()}")
+        made = []
+        for chosen in itertools.product(*_zipped(axes, settings.zip)):
+            swept = [each for part in chosen for each in part]
+            made.append(([*fixed, *swept], swept))
+        if settings.control and axes:
+            made.append((fixed, []))
+        return made
+
+    def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]]) -> list[Candidate]:
+        from launcher.composition import Composer
+        from launcher.fanout.check import Candidate
+        from launcher.findings import finding_of
+
+        assert self.hydra_context is not None
+        assert self.config is not None
+        composer = Composer(self.hydra_context.config_loader, self.config)
+        ranks = self._ranks()
+        candidates = []
+        for overrides, swept in siblings:
+            composed = composer.compose([*overrides, *ranks])
+            own = tuple(one for one in composed.overrides if one not in ranks)
+            one = Candidate(own, tuple(swept), composed.config, composed.declared)
+            if composed.error is not None:
+                one.findings.append(finding_of(composed.error))
+            candidates.append(one)
+        return candidates
+
+    def _ranks(self) -> list[str]:
+        """The number of processes of each sibling, where the launcher decides it."""
+        world_size = getattr(self.launcher, "world_size", None)
+        return [] if world_size is None else [f"launch.nproc={world_size}"]
+
+    def _fanout(self) -> Fanout:
+        from launcher.fanout.written import Fanout
+
+        assert self.config is not None
+        chosen = self.config.hydra.runtime.choices.get("hydra/launcher") or "basic"
+        settings = OmegaConf.to_container(self.config.hydra.launcher, resolve=False)
+        assert isinstance(settings, dict)
+        return Fanout(str(chosen), {str(key): value for key, value in settings.items()}, Path.cwd())
+
+
+def _fanout_settings(config: DictConfig) -> FanoutConfig:
+    from launcher.config import FanoutConfig
+
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FanoutConfig), config.fanout))
+    assert isinstance(settings, FanoutConfig)
+    return settings
+
+
+def _values(one: Override) -> list[str]:
+    if not one.is_discrete_sweep():
+        raise HydraException(
+            f"{one.input_line}: this sweeper takes lists of values, choice(...), range(...) and glob(...)"
+        )
+    return list(one.sweep_string_iterator())
+
+
+def _zipped(axes: dict[str, list[tuple[str, ...]]], keys: Sequence[str]) -> list[list[tuple[str, ...]]]:
+    """The axes of the product; those in ``keys`` become one axis that walks along all of them."""
+    if not keys:
+        return list(axes.values())
+    named = {key.lstrip("+~"): key for key in axes}
+    unknown = [key for key in keys if key.lstrip("+~") not in named]
+    if unknown or len(keys) < 2:
+        raise ConfigError(
+            "fanout.zip walks two or more swept keys together.",
+            where="fanout.zip",
+            found=", ".join(unknown or keys),
+            expected=f"keys that are swept: {', '.join(axes) or 'there are none'}",
+            do="give each of them a list of values: optimizer.lr=1e-4,1e-5 seed=1,2",
+        )
+    together = [named[key.lstrip("+~")] for key in keys]
+    lengths = {key: len(axes[key]) for key in together}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(
+            "The lists of fanout.zip have different lengths.",
+            where="fanout.zip",
+            found=", ".join(f"{key}: {count} values" for key, count in lengths.items()),
+            expected="as many values for each",
+        )
+    walked = [tuple(itertools.chain(*step)) for step in zip(*(axes[key] for key in together), strict=True)]
+    product: list[list[tuple[str, ...]]] = []
+    for key, values in axes.items():
+        if key == together[0]:
+            product.append(walked)
+        elif key not in together:
+            product.append(values)
+    return product
+
+
+def register() -> None:
+    """Make ``hydra/sweeper=branch`` known to Hydra."""
+    register_plugin(BranchSweeper, "hydra/sweeper", "branch", BranchSweeperConf)
