@@ -132,28 +132,28 @@ class Launched:
         assert job is not None
         return job.nodes
 
-    def check_undisturbed(self, sibling: Sibling, seed: int) -> None:
+    def check_undisturbed(self, sibling: Sibling, seed: int, *overrides: str) -> None:
         """It ended as a run ends that nobody disturbed; every step was logged once; nothing was left over."""
         run = self.run(sibling)
         assert run.record.state == "finished"
         assert list(metrics(run)) == list(range(1, STEPS + 1))
-        assert digest(run, STEPS) == undisturbed(seed, self.tiny.outputs.parent)
+        assert digest(run, STEPS) == undisturbed(self.tiny.outputs.parent, f"seed={seed}", *overrides)
         left = [path for path in sibling.directory.rglob("*") if ".tmp" in path.name]
         assert left == []
         assert STEPS in manifests(run)
 
 
-_known: dict[int, str] = {}
+_known: dict[tuple[str, ...], str] = {}
 
 
-def undisturbed(seed: int, place: Path) -> str:
+def undisturbed(place: Path, *overrides: str) -> str:
     """The digest at the end of a run of which nobody knew."""
-    if seed not in _known:
+    if overrides not in _known:
         alone = Tiny(place / "alone")
         # The server that it is forked from may have begun while runs were to be slow.
-        run = alone.train(f"seed={seed}", *LENGTH, environment={SLOW_UNTIL: ""})
-        _known[seed] = digest(run, STEPS)
-    return _known[seed]
+        run = alone.train(*overrides, *LENGTH, environment={SLOW_UNTIL: ""})
+        _known[overrides] = digest(run, STEPS)
+    return _known[overrides]
 
 
 def launcher(**settings: Any) -> SlurmLauncher:

@@ -96,6 +96,20 @@ def test_a_node_that_dies_and_one_that_is_cut_off(on_slurm: Launched) -> None:
     finish(on_slurm, {1: died, 2: cut})
 
 
+def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched) -> None:
+    sibling = on_slurm.sibling("seed=1", "launch.nproc=2")
+    on_slurm.launch([sibling], nodes=2)
+    on_slurm.wait_for_steps(sibling)
+    assert on_slurm.node(sibling) == "n[1-2]"
+    on_slurm.slurm.run("scancel", "--signal=USR2", on_slurm.job(sibling))
+    on_slurm.wait_for_steps(sibling, start=2)
+    assert on_slurm.said(sibling).count("goes back into the queue") == 1
+    on_slurm.hurry()
+    on_slurm.wait_until_finished(sibling)
+    on_slurm.check_undisturbed(sibling, 1, "launch.nproc=2")
+    assert len(on_slurm.run(sibling).record.starts) == 2
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

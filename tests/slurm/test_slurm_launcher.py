@@ -18,9 +18,9 @@ from launcher.launchers import slurm_submit
 from launcher.launchers.sibling import Sibling, read_launch
 from launcher.launchers.slurm_queries import SlurmError, accounted, certain_states, states
 from launcher.launchers.slurm_submit import world_size
-from tests.slurm.launched import LIMIT, Launched, launcher
+from tests.slurm.launched import LENGTH, LIMIT, SLOW_UNTIL, STEPS, Launched, launcher, undisturbed
 from tests.slurm.slurm_cluster import Cluster
-from tests.tiny_process import ROOT
+from tests.tiny_process import ROOT, digest
 
 
 def test_siblings_of_an_array_end_as_runs_alone_do(
@@ -56,6 +56,23 @@ def test_siblings_of_an_array_end_as_runs_alone_do(
         assert f"ODD {os.environ['ODD']!r} 100000" in said
         assert f"directory {ROOT}" in said
     assert len({read_launch(sibling.directory).code for sibling in siblings}) == 1
+
+
+def test_siblings_through_the_whole_door(on_slurm: Launched) -> None:
+    tiny = on_slurm.tiny
+    on_slurm.hurry()
+    typed = ("-m", "seed=1,2", *LENGTH, "hydra/launcher=slurm", "hydra.launcher.wait=true")
+    there = {**on_slurm.slurm.environment(), SLOW_UNTIL: str(on_slurm.hurried)}
+    ended = tiny.launch(*typed, environment=there)
+    assert ended.status == 0, ended.said
+    assert [run.record.state for run in tiny.runs()] == ["finished", "finished"]
+    assert {digest(run, STEPS) for run in tiny.runs()} == {
+        undisturbed(on_slurm.hurried.parent, f"seed={seed}") for seed in (1, 2)
+    }
+    refused = tiny.refuse(
+        "-m", "seed=3", "hydra/launcher=slurm", "hydra.launcher.partition=no", environment=there
+    )
+    assert "There is no partition 'no' that you may use." in refused.said
 
 
 @pytest.mark.parametrize(
