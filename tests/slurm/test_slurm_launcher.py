@@ -243,9 +243,9 @@ def test_with_another_sweeper_it_is_submitits_launcher(on_slurm: Launched, tmp_p
     assert "hydra.launcher.python is kept with hydra/sweeper=branch only." in refused.stderr
 
 
-def test_small_arrays_no_accounting_and_no_signal_at_preemption(on_slurm: Launched) -> None:
-    options = {"SLURM_TEST_ACCT": "none", "SLURM_TEST_USER_SIGNAL": "0", "SLURM_TEST_MAX_ARRAY": "2"}
-    Cluster(options).up()
+def test_small_arrays_no_accounting_and_no_signal_at_preemption(on_slurm: Launched, programs: Path) -> None:
+    Cluster({"SLURM_TEST_USER_SIGNAL": "0", "SLURM_TEST_MAX_ARRAY": "2"}).up()
+    put_program(programs, "sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     siblings = {seed: on_slurm.sibling(f"seed={seed}") for seed in (1, 2, 3)}
     on_slurm.launch([siblings[1]], partition="low", additional_parameters={"nodelist": "n1"})
     on_slurm.launch([siblings[2]], partition="lowkill", additional_parameters={"nodelist": "n2"})
