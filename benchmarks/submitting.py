@@ -43,7 +43,7 @@ def command(setting: Setting, count: int, launcher: str, outputs: Path) -> list[
         f"branch.from_checkpoint={setting.checkpoint}",
         "branch.steps=5", f"optimizer.lr={','.join(rates(count))}", f"paths.outputs={outputs}",
         f"hydra/launcher={launcher}", "hydra.launcher.timeout_min=10",
-        "hydra.launcher.additional_parameters={begin:'now+1hour'}",
+        "+hydra.launcher.additional_parameters.begin='now+1hour'",
     ]  # fmt: skip
 
 
