@@ -44,8 +44,6 @@ def run_job(composed: DictConfig) -> float | None:
             raise
         if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
             raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
-        if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
-            raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.RUN:
             print(f"error: {error}", file=sys.stderr)
