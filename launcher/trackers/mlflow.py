@@ -176,7 +176,7 @@ def _client(uri: str) -> MlflowClient:
         os.environ.setdefault(name, value)
     import mlflow.telemetry
 
-    # It reads its switch when it is imported, which may have happened in the process that this one is forked from.
+    # It reads its switch when it is imported: perhaps in the process that this one was forked from.
     mlflow.telemetry.set_telemetry_client()
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)

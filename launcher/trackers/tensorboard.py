@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
 _FILES = "events.out.tfevents.*"
-_BRANCH_POINT = ("branch_type", "comparison_to_run", "branched_from_run", "branched_from_step")
-_METADATA = (*_BRANCH_POINT, "branched_from_checkpoint", "branched_from_sha256", "branch_unavailable")
+_NOT_SHOWN = ("branched_from_checkpoint", "branched_from_sha256", "branch_unavailable")
+"""Metadata too long for a column, and equal for all siblings."""
 
 
 class TensorboardTracker:
@@ -71,8 +71,8 @@ class TensorboardTracker:
         if time.monotonic() - self._flushed >= self._config.flush_seconds:
             self._flush()
 
-    def finish(self, state: State, summary: Mapping[str, Any]) -> None:
-        """Say how it ended, which the HParams tab shows, and close the file. It has no place for a summary."""
+    def finish(self, state: State, summary: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Say how it ended, for the HParams tab, and close the file. It has no place for a summary."""
         if self._writer is None:
             return
         self._write(summary=_session_end(state))
@@ -105,8 +105,7 @@ class TensorboardTracker:
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, float | str | bool]:
     """What the HParams tab compares: everything that decides what is computed, and the branch point."""
-    flat = {key: value for key, value in compared(config).items() if key not in _METADATA}
-    flat.update({key: config[key] for key in _BRANCH_POINT if key in config})
+    flat = {key: value for key, value in compared(config).items() if key not in _NOT_SHOWN}
     return {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for key, value in flat.items()
@@ -116,8 +115,8 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, float | str | bool]:
 
 def _next_file(directory: Path, files: list[Path]) -> Path:
     """A new file's name; TensorBoard reads a run's files in the order of the number in their names."""
-    numbers = [int(number) for file in files if (number := file.name.split(".")[3]).isdecimal()]
-    number = max([int(time.time()), *(each + 1 for each in numbers)])
+    earlier = [int(text) for file in files if (text := file.name.split(".")[3]).isdecimal()]
+    number = max([int(time.time()), *(each + 1 for each in earlier)])
     return directory / f"events.out.tfevents.{number:010d}.{socket.gethostname()}.{os.getpid()}"
 
 

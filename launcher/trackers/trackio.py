@@ -60,7 +60,7 @@ class TrackioTracker:
         if time.monotonic() - self._flushed >= self._config.flush_seconds:
             self._flush()
 
-    def finish(self, state: State, summary: Mapping[str, Any]) -> None:
+    def finish(self, state: State, summary: Mapping[str, Any]) -> None:  # noqa: ARG002
         """Write what is held back. Trackio has no place for a state or a summary."""
         if self._storage is not None:
             self._flush()
