@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import train
+from launcher import sweep
 from launcher.branch.effect import build_task
 from launcher.config import Config
 from launcher.entry import config_from
@@ -18,6 +19,7 @@ from launcher.training.schedule import build_schedule
 from tests.tiny_process import ROOT, Tiny, digest
 
 assert train.main  # Importing the door makes its schemas known.
+sweep.register()  # What the door does when it is called.
 
 CONFS = {"train": ROOT / "conf", "tests.tiny_train": ROOT / "tests" / "conf"}
 GROUPS = ("branch", "curriculum", "loss", "model", "data", "optimizer", "scheduler", "tracker", "task")
