@@ -28,6 +28,7 @@ def subject(
     for name in list(os.environ):
         if name.startswith(("WANDB_", "MLFLOW_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     database = request.getfixturevalue("mlflow_database") if request.param == "mlflow" else None
