@@ -36,6 +36,7 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.fanout
 	$(PY) -m benchmarks.restoring
 	$(PY) -m benchmarks.submitting
+	$(PY) -m benchmarks.tracking
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

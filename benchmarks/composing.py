@@ -37,14 +37,11 @@ def prepared(fixed: list[str]) -> tuple[object, object, list[list[str]]]:
     from hydra._internal.utils import create_config_search_path
     from hydra.types import RunMode
 
-    from launcher import config, sweep
-    from launcher.launchers import pool
+    from launcher.entry import register
     from launcher.peptide import config as peptide_config
 
-    config.register()
+    register()
     peptide_config.register()
-    sweep.register()
-    pool.register()
     hydra = Hydra.create_main_hydra2(
         task_name="train", config_search_path=create_config_search_path(str(ROOT / "conf"))
     )

@@ -125,5 +125,7 @@ class Composer:
 
     def _is_group(self, key: str) -> bool:
         if key not in self._groups:
-            self._groups[key] = bool(self._loader.get_group_options(key))
+            # The groups of hydra.searchpath are known only to who knows the primary config.
+            primary = OmegaConf.select(self._base, "hydra.job.config_name")
+            self._groups[key] = bool(self._loader.get_group_options(key, config_name=primary))
         return self._groups[key]

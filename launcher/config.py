@@ -110,10 +110,45 @@ class WandbConfig:
 
 
 @dataclass
+class TensorboardConfig:
+    """TensorBoard's event files, in the run's directory."""
+
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a write wait for the next one, in memory."""
+
+
+@dataclass
+class MlflowConfig:
+    """MLflow: a local database, or a tracking server."""
+
+    uri: str | None = None
+    """Tracking URI (``http://host:5000``, ``sqlite:///file.db``); default: ``MLFLOW_TRACKING_URI``, then the
+    database ``store``."""
+    store: str = "multirun_outputs/mlflow.db"
+    """SQLite file that is used without a URI. Small artifacts lie beside it, in ``mlflow-artifacts``."""
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a request wait for the next one, in memory."""
+
+
+@dataclass
+class TrackioConfig:
+    """Trackio's local database. Its place is Trackio's own: ``TRACKIO_DIR``."""
+
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a write wait for the next one, in memory."""
+
+
+@dataclass
 class TrackerConfig:
-    """Trackers beside metrics.jsonl, which is always on. One node each; absent: not used."""
+    """Trackers beside metrics.jsonl, which is always on. One node each; absent: not used.
+
+    Several at once: ``tracker=[wandb,tensorboard]``.
+    """
 
     wandb: WandbConfig | None = None
+    tensorboard: TensorboardConfig | None = None
+    mlflow: MlflowConfig | None = None
+    trackio: TrackioConfig | None = None
 
 
 @dataclass

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from launcher import config as schema
-from launcher import sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
 from launcher.composition import config_from
 from launcher.config import FanoutConfig
+from launcher.entry import register
 from launcher.job import run_sibling
 from launcher.launchers.sibling import Launch, Outcome, Sibling, read_launch
 from launcher.launchers.slurm import SlurmConf, SlurmLauncher
@@ -48,8 +47,7 @@ class Launched:
         """A run with its ``launch.json`` and its record, as the sweeper leaves them."""
         typed = [*LENGTH, *overrides]
         outputs = [f"paths.outputs={self.tiny.outputs}"]
-        schema.register()
-        sweep.register()
+        register()
         with initialize_config_dir(str(conf), version_base="1.3"):
             composed = compose("config", [*typed, *outputs], return_hydra_config=True)
         choices = dict(composed.hydra.runtime.choices)
