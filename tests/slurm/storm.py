@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,9 @@ KINDS = {
 """What may happen, and how often. ``retry`` is no fault: what SLURM does not bring back would be gone."""
 LONGEST = 14.0
 """Seconds that an outage lasts at most. After 10 SLURM gives a silent node up."""
+LOST = 12.0
+"""Seconds that a killed node is away at least: of one that is back at once SLURM notices only after a minute
+that its jobs are gone."""
 ROUNDS = 12
 """Retries after the storm; each failure of that many would have another cause than the storm."""
 ROUND_SECONDS = 120.0
@@ -86,7 +89,10 @@ class Storm:
         node = NODES[fault.target % len(NODES)]
         if fault.kind == "node killed":
             return self.outage(
-                node, fault.seconds, lambda: self.slurm.kill(node), lambda: self.slurm.revive(node)
+                node,
+                max(fault.seconds, LOST),
+                lambda: self.slurm.kill(node),
+                lambda: self.slurm.revive(node),
             )
         if fault.kind == "node cut off":
             return self.outage(
@@ -192,6 +198,9 @@ class Storm:
             while under_way := [one for one in self.statuses() if one.state in UNDER_WAY - {"held"}]:
                 assert time.monotonic() < end, f"still under way: {under_way}\n{self.slurm.situation()}"
                 time.sleep(0.5)
+            for one in self.statuses():
+                if one.state != "finished":
+                    self.log.tell(f"          {one.run}: {one.state}, {one.detail}")
             if all(one.state == "finished" for one in self.statuses()):
                 return count
             self.retrying = self.retry()
@@ -205,21 +214,30 @@ class Storm:
         return not self.slurm.jobs()
 
 
-def storm(place: Path, slurm: Cluster, seed: int, seconds: float, tell: Callable[[str], object]) -> str:
+def storm(
+    place: Path,
+    slurm: Cluster,
+    seed: int,
+    seconds: float,
+    tell: Callable[[str], object] = print,
+    weights: Mapping[str, int] = KINDS,
+) -> str:
     """All of it; one line about what was survived. This process has to be able to talk to the cluster."""
     begin = time.monotonic()
     # Half as long as an undisturbed run would take to the storm's end: some end within it.
     steps = POINT_STEP * max(8, round(seconds * 5 / POINT_STEP))
     family = Family.begun(place, steps)
     log = Log(tell)
-    faults = forecast(seed, seconds, KINDS, LONGEST)
+    faults = forecast(seed, seconds, weights, LONGEST)
     tell(f"seed {seed}, {seconds:.0f} s, {steps} steps, {len(faults)} faults")
     one = Storm(family, slurm, place / "hurried", log)
     one.launch()
     ids = [run.id for run in family.siblings()]
     assert len(ids) == SIBLINGS
     slurm.wait_for(lambda: one.victim(0) is not None, ROUND_SECONDS, "a sibling has begun")
+    tell(f"begun after {time.monotonic() - begin:.0f} s")
     one.rage(faults)
+    tell(f"over after {time.monotonic() - begin:.0f} s")
     retries = one.clear()
     slurm.wait_for(one.no_jobs, 60, "no job is left")
     starts = sum(len(run.record.starts) for run in family.siblings())
