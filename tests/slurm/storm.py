@@ -242,6 +242,8 @@ def storm(
     slurm.wait_for(one.no_jobs, 60, "no job is left")
     starts = sum(len(run.record.starts) for run in family.siblings())
     family.check(ids, beside=[".slurm"])
+    after = {one.id: read_launch(one.directory.path).settings["partition"] for one in family.siblings()}
+    assert after == dict(zip(ids, ["low"] * (SIBLINGS // 2) + ["lowkill"] * (SIBLINGS // 2), strict=True))
     took = time.monotonic() - begin
     said = f"seed {seed}: {log.summary()}; {starts} starts, {retries} retries after it, {took:.0f} s in all"
     tell(said)
