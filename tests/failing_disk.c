@@ -1,7 +1,7 @@
 /* Loaded before the C library: chosen calls on chosen files fail with a chosen error.
 
    FAILING_CALL   create, open (for reading), write, read, fsync, rename or mkdir; unset: nothing fails
-   FAILING_PATH   of files whose path, after all renames of its own, contains this
+   FAILING_PATH   of files whose path matches this, as fnmatch does; of a rename the new path
    FAILING_ERRNO  as a number
    FAILING_FROM   the first call that fails, counted from 1
    FAILING_TIMES  how many fail; 0: all from there on
@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -28,7 +29,7 @@ static long number(const char *name) {
 
 static int fails(const char *call, const char *path) {
     const char *wanted = getenv("FAILING_CALL"), *part = getenv("FAILING_PATH");
-    if (!wanted || !part || strcmp(call, wanted) || !strstr(path, part)) return 0;
+    if (!wanted || !part || strcmp(call, wanted) || fnmatch(part, path, 0)) return 0;
     long nth = atomic_fetch_add(&calls, 1) + 1;
     long from = number("FAILING_FROM"), times = number("FAILING_TIMES");
     if (nth < from || (times && nth >= from + times)) return 0;

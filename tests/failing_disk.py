@@ -27,6 +27,7 @@ class Failing:
 
     call: str
     path: str
+    """A part of the path; ``*`` matches anything."""
     errno: str = "EIO"
     first: int = 1
     times: int = 0
@@ -34,7 +35,7 @@ class Failing:
     def environment(self) -> dict[str, str]:
         return {
             "FAILING_CALL": self.call,
-            "FAILING_PATH": self.path,
+            "FAILING_PATH": f"*{self.path}*",
             "FAILING_ERRNO": str(getattr(errno, self.errno)),
             "FAILING_FROM": str(self.first),
             "FAILING_TIMES": str(self.times),

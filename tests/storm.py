@@ -52,9 +52,7 @@ def forecast(seed: int, seconds: float, weights: Mapping[str, int], longest: flo
     faults, now = [], 0.0
     while (now := now + drawn.uniform(0.3, 1.7)) < seconds:
         [kind] = [first.pop()] if first else drawn.choices(kinds, list(weights.values()))
-        faults.append(
-            Fault(round(now, 3), kind, drawn.randrange(1000), round(drawn.uniform(1, longest), 3))
-        )
+        faults.append(Fault(round(now, 3), kind, drawn.randrange(1000), round(drawn.uniform(1, longest), 3)))
     return faults
 
 

@@ -55,6 +55,8 @@ class Storm:
     outages: list[threading.Thread] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     """Nodes and daemons that are out of service."""
+    controller: threading.Lock = field(default_factory=threading.Lock)
+    """Held by who needs the controller, and by who takes it away: only it can say that a node is back."""
     retrying: Started | None = None
 
     def launch(self) -> None:
@@ -84,20 +86,14 @@ class Storm:
         if fault.kind == "retry":
             return self.retry_aside()
         if fault.kind == "controller killed":
-            kill, back = lambda: self.slurm.controller(False), lambda: self.slurm.controller(True)
-            return self.outage("slurmctld", fault.seconds / 2, kill, back)
+            return self.outage("slurmctld", lambda: self.controller_outage(fault.seconds / 2))
         node = NODES[fault.target % len(NODES)]
         if fault.kind == "node killed":
             return self.outage(
-                node,
-                max(fault.seconds, LOST),
-                lambda: self.slurm.kill(node),
-                lambda: self.slurm.revive(node),
+                node, lambda: self.node_outage(self.slurm.kill, node, max(fault.seconds, LOST))
             )
         if fault.kind == "node cut off":
-            return self.outage(
-                node, fault.seconds, lambda: self.slurm.cut(node), lambda: self.slurm.revive(node)
-            )
+            return self.outage(node, lambda: self.node_outage(self.slurm.cut, node, fault.seconds))
         if fault.kind == "preemption":
             occupy = ("--partition=high", f"--nodelist={node}", "--exclusive")
             return self.asked(lambda: self.slurm.submit(f"sleep {fault.seconds}", *occupy), node)
@@ -138,28 +134,33 @@ class Storm:
             return None
         return whom
 
-    def outage(
-        self, what: str, seconds: float, begin: Callable[[], None], end: Callable[[], None]
-    ) -> str | None:
+    def outage(self, what: str, course: Callable[[], None]) -> str | None:
         """Something is down for a while, and the storm goes on."""
         if what in self.down:
             return None
 
-        def last() -> None:
+        def follow() -> None:
             try:
-                begin()
-                time.sleep(seconds)
-                end()
-            except subprocess.CalledProcessError as error:
-                # A node cannot be seen in service while the controller is down; the weather clears later.
-                self.log.tell(f"          {what}: {error.stderr.strip()}")
+                course()
             finally:
                 self.down.discard(what)
 
         self.down.add(what)
-        self.outages.append(threading.Thread(target=last))
+        self.outages.append(threading.Thread(target=follow))
         self.outages[-1].start()
         return what
+
+    def node_outage(self, begin: Callable[[str], None], node: str, seconds: float) -> None:
+        begin(node)
+        time.sleep(seconds)
+        with self.controller:
+            self.slurm.revive(node)
+
+    def controller_outage(self, seconds: float) -> None:
+        with self.controller:
+            self.slurm.controller(alive=False)
+            time.sleep(seconds)
+            self.slurm.controller(alive=True)
 
     def retry_aside(self) -> str | None:
         """Begin ``launcher retry``, unless one is under way."""
