@@ -1,8 +1,9 @@
-"""Runs of the tiny task whose disk fails where one says: tests/failing_disk.c under a fork server of its own."""
+"""Runs of the tiny task whose disk fails where one says: ``failing_disk.c`` beneath a server of its own."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from tests.tiny_process import ROOT, WIDE, Ended
+from tests.tiny_process import PRELOADED, ROOT, WIDE, Ended
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -138,10 +139,8 @@ class _Order:
 
 
 def _serve() -> None:
-    import launcher.cli
-    import launcher.entry
-    import torch._dynamo  # noqa: F401
-
+    for module in PRELOADED:
+        importlib.import_module(module)
     for line in sys.stdin:
         order = _Order(**json.loads(line))
         if (pid := os.fork()) == 0:

@@ -27,6 +27,10 @@ KINDS = {
     "SIGTERM to the command": 1,
     "SIGINT to the command": 1,
 }
+EVERY = 0.8
+"""Seconds between two faults."""
+PATIENCE = 4.0
+"""Seconds that a fault waits for somebody to hit."""
 ROUNDS = 12
 ROUND_SECONDS = 120.0
 
@@ -43,12 +47,19 @@ class PoolStorm:
     """How many commands have launched siblings."""
 
     def rage(self, faults: list[Fault]) -> None:
-        """Let them all happen; whenever a command has ended, its place is taken by ``launcher retry``."""
-        begin = time.monotonic()
+        """Let them all happen; whenever a command has ended, its place is taken by ``launcher retry``.
+
+        While nobody trains the clock of the storm stands still, for a while.
+        """
+        before = 0.0
         for fault in faults:
-            while (left := begin + fault.at - time.monotonic()) > 0:
+            time.sleep(fault.at - before)
+            before = fault.at
+            end = time.monotonic() + PATIENCE
+            self.keep_retrying()
+            while not self.training() and time.monotonic() < end:
+                time.sleep(0.1)
                 self.keep_retrying()
-                time.sleep(min(left, 0.2))
             self.log.note(fault, self.strike(fault))
 
     def keep_retrying(self) -> None:
@@ -127,13 +138,13 @@ def parent(pid: int) -> int | None:
         return None
 
 
-def storm(place: Path, seed: int, seconds: float, tell: Callable[[str], object]) -> str:
+def storm(place: Path, seed: int, seconds: float, tell: Callable[[str], object] = print) -> str:
     """All of it; one line about what was survived."""
     begin = time.monotonic()
-    # Two at a time, ten steps a second: most begin only when the storm has passed, some end within it.
+    # Four at a time, ten steps a second: some end within the storm.
     family = Family.begun(place, POINT_STEP * max(4, round(seconds * 2 / POINT_STEP)))
     log, hurried = Log(tell), place / "hurried"
-    faults = forecast(seed, seconds, KINDS, 1)
+    faults = forecast(seed, seconds, KINDS, 1, EVERY)
     tell(f"seed {seed}, {seconds:.0f} s, {family.steps} steps, {len(faults)} faults")
     typed = (*family.typed(), "hydra/launcher=pool", "hydra.launcher.slots=4")
     command = family.tiny.start(*typed, environment={SLOW_UNTIL: str(hurried)})

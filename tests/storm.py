@@ -41,16 +41,18 @@ class Fault:
         return f"{self.at:6.1f} s  {self.kind}  {self.target}  {self.seconds:.1f} s"
 
 
-def forecast(seed: int, seconds: float, weights: Mapping[str, int], longest: float) -> list[Fault]:
-    """The faults of a storm: a pure function of the arguments, about one a second.
+def forecast(
+    seed: int, seconds: float, weights: Mapping[str, int], longest: float, every: float = 1.0
+) -> list[Fault]:
+    """The faults of a storm, about one ``every`` so many seconds: a pure function of the arguments.
 
-    The first faults are one of each kind, in random order: a short storm has all of them.
+    The first faults are one of each kind, in random order.
     """
     drawn = random.Random(seed)
     kinds = list(weights)
     first = drawn.sample(kinds, len(kinds))
     faults, now = [], 0.0
-    while (now := now + drawn.uniform(0.3, 1.7)) < seconds:
+    while (now := now + every * drawn.uniform(0.3, 1.7)) < seconds:
         [kind] = [first.pop()] if first else drawn.choices(kinds, list(weights.values()))
         faults.append(Fault(round(now, 3), kind, drawn.randrange(1000), round(drawn.uniform(1, longest), 3)))
     return faults
