@@ -22,16 +22,16 @@ from tests.storm import GROUP, POINT_STEP, RATES, SIBLINGS, SLOW_UNTIL, Family, 
 from tests.tiny_process import Started
 
 KINDS = {
-    "SIGKILL": 3,
-    "SIGTERM": 2,
-    "SIGUSR2": 3,
-    "requeue": 3,
-    "scancel": 1,
+    "SIGKILL": 6,
+    "SIGTERM": 3,
+    "SIGUSR2": 6,
+    "requeue": 4,
+    "scancel": 2,
     "preemption": 2,
-    "node killed": 2,
-    "node cut off": 2,
+    "node killed": 1,
+    "node cut off": 1,
     "controller killed": 1,
-    "retry": 4,
+    "retry": 5,
 }
 """What may happen, and how often. ``retry`` is no fault: what SLURM does not bring back would be gone."""
 LONGEST = 14.0
