@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ SHORT = {kind: weight for kind, weight in KINDS.items() if kind != "controller k
 def test_siblings_in_a_storm_end_as_in_fair_weather(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ensure_running()  # What is forked from it gets the environment of its start.
     for name, value in slurm.environment().items():
         monkeypatch.setenv(name, value)
     assert storm(tmp_path, slurm, seed=3, seconds=SECONDS, weights=SHORT).startswith("seed 3: ")
