@@ -80,7 +80,9 @@ class Started:
             self.process.kill()
             self.process.join()
             status = -9
-        out, err = (Path(self.streams.name, name).read_text() for name in ("out", "err"))
+        files = (Path(self.streams.name, name) for name in ("out", "err"))
+        # A process that was killed at once has opened neither.
+        out, err = (file.read_text() if file.exists() else "" for file in files)
         self.process.close()
         self.streams.cleanup()
         return Ended(128 - status if status < 0 else status, out, err)
