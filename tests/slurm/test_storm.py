@@ -15,6 +15,7 @@ SHORT = {kind: weight for kind, weight in KINDS.items() if kind != "controller k
 """A controller that was down believes for a minute in jobs that a lost node had; it has its own tests."""
 
 
+@pytest.mark.timeout(600)
 def test_siblings_in_a_storm_end_as_in_fair_weather(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
