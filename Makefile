@@ -1,12 +1,13 @@
 # What a contributor types. Needs Python 3.11 or newer with venv and pip, and nothing else.
 
 PYTHON ?= python3
+SEED ?= 1
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format bench clean
+.PHONY: help demo test format bench storm clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -37,6 +38,10 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.restoring
 	$(PY) -m benchmarks.submitting
 	$(PY) -m benchmarks.tracking
+
+storm: $(INSTALLED) ## five minutes of faults at random over siblings in the pool, and five over siblings on a real SLURM
+	$(PY) -m tests.pool_storm --seconds 300 --seed $(SEED)
+	$(PY) -m tests.slurm.storm --seconds 300 --seed $(SEED)
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

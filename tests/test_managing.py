@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launcher.fanout.status import STATES, status_of
-from launcher.launchers.sibling import Launch
+from launcher.launchers.sibling import Launch, read_launch
 from launcher.launchers.slurm_queries import JobState
 from launcher.lease import holder
 from launcher.lineage import Run
@@ -215,3 +215,26 @@ class TestCancelAndRetry:
         assert "nothing is missing" in tiny.launcher("retry", GROUP).out
         assert "Nothing was waiting" in tiny.launcher("cancel", GROUP).out
         assert ends(tiny) == before
+
+    def test_each_as_it_was_launched_whatever_becomes_of_the_others(self, tiny: Tiny) -> None:
+        hopeless = tiny.launch("-m", POINT, "optimizer.lr=0.002", "loss.nan_at_step=25")
+        killed = tiny.launch(*POOL, "optimizer.lr=0.003", prepare=[tiny_faults.Kill(30, "SIGKILL")])
+        assert (hopeless.status, killed.status) == (1, 1)
+        assert tiny.launcher("retry", GROUP).status == 1
+        slots = {
+            run.record.state: read_launch(run.directory.path).settings.get("slots") for run in branches(tiny)
+        }
+        assert slots == {"failed": None, "finished": 2}
+
+    def test_jobs_of_a_cluster_that_cannot_be_asked_are_left_alone(self, tiny: Tiny, tmp_path: Path) -> None:
+        run = tiny.train(POINT)
+        value = json.loads(run.directory.record.read_text())
+        run.directory.record.write_text(json.dumps({**value, "state": "interrupted"}))
+        launch = Launch(run.id, [], "/", {}, {}, "slurm", "f", "now", Process.this(), job_id="7_1")
+        launch.write(run.directory.path)
+        before = tiny.files()
+        arguments = ("retry", GROUP, f"--outputs={tiny.outputs}")
+        ended = tiny.launch(*arguments, module="launcher.cli", environment={"PATH": str(tmp_path)})
+        assert ended.status == 2
+        assert "There is no squeue here." in ended.err
+        assert tiny.files() == before

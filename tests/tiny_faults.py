@@ -298,6 +298,21 @@ def damage_at(step: int, path: Path) -> None:
     _once_at(step, damage)
 
 
+def forbid_at(step: int, names: str) -> None:
+    """Directories may not be written any more from a step on; ``names`` is a pattern from the root.
+
+    Every checkpoint up to there is on disk.
+    """
+    writers = _writers()
+
+    def forbid() -> None:
+        writers[-1].wait()
+        for place in Path("/").glob(names.lstrip("/")):
+            place.chmod(0o555)
+
+    _once_at(step, forbid)
+
+
 def _once_at(step: int, happens: Callable[[], object]) -> None:
     original, happened = TinyTask.batch, []
 

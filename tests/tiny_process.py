@@ -35,9 +35,9 @@ Prepare = Callable[[], object]
 """Done in the process before it starts; a function of tests/tiny_faults.py or a partial of one."""
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["launcher.entry", "launcher.cli", "tests.tiny_process", "tests.tiny_faults", "torch._dynamo"]
-)
+PRELOADED = ["launcher.entry", "launcher.cli", "tests.tiny_process", "tests.tiny_faults", "torch._dynamo"]
+"""What takes long to import, and computes nothing."""
+_context.set_forkserver_preload(PRELOADED)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,9 @@ class Started:
             self.process.kill()
             self.process.join()
             status = -9
-        out, err = (Path(self.streams.name, name).read_text() for name in ("out", "err"))
+        files = (Path(self.streams.name, name) for name in ("out", "err"))
+        # A process that was killed at once has opened neither.
+        out, err = (file.read_text() if file.exists() else "" for file in files)
         self.process.close()
         self.streams.cleanup()
         return Ended(128 - status if status < 0 else status, out, err)

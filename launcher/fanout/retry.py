@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ from launcher.branch.declared import Declared
 from launcher.config import Config, FanoutConfig
 from launcher.fanout.check import Candidate, check
 from launcher.fanout.launch import launch, print_findings, stop_if_bad
-from launcher.fanout.status import RETRIED, jobs_of, launch_of, select, status_of
+from launcher.fanout.status import RETRIED, launch_of, select, status_of
 from launcher.fanout.written import Fanout
 from launcher.launchers import pool, slurm
 from launcher.launchers.sibling import Launch, RunSibling
-from launcher.launchers.slurm_queries import release
+from launcher.launchers.slurm_queries import JobState, certain_states, release
+from launcher.lineage import Run
 
 
 def retry(outputs: Path, name: str, run: RunSibling) -> int:
@@ -28,11 +31,11 @@ def retry(outputs: Path, name: str, run: RunSibling) -> int:
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a run was not launched by a fan-out, or cannot be launched.
+        LauncherError: a run cannot be launched, or SLURM has a job of one and does not answer.
         SystemExit: 1 if one failed again.
     """
     runs = select(outputs, name)
-    jobs = jobs_of(one.directory for one in runs)
+    jobs = _jobs(runs)
     found = [(one, status_of(one.directory, jobs)) for one in runs]
     held = [status.job_id for _, status in found if status.state == "held" and status.job_id]
     if held:
@@ -44,15 +47,43 @@ def retry(outputs: Path, name: str, run: RunSibling) -> int:
         launched = launch_of(one.directory)
         if launched is None:
             continue
-        again.setdefault(_launcher(launched), []).append((_candidate(launched), launched))
+        again.setdefault(_alike(launched), []).append((_candidate(launched), launched))
     count = sum(map(len, again.values()))
-    for launcher_name, pairs in again.items():
-        _launch(launcher_name, [one for one, _ in pairs], pairs[0][1], run)
+    leaving: SystemExit | None = None
+    for pairs in again.values():
+        try:
+            _launch([one for one, _ in pairs], pairs[0][1], run)
+        except SystemExit as failed:
+            if failed.code != 1:
+                raise
+            leaving = failed  # The others are not to suffer from it.
+    if leaving is not None:
+        raise leaving
     return count + len(held)
+
+
+def _jobs(runs: Sequence[Run]) -> dict[str, JobState]:
+    """What SLURM says of the jobs of runs that are not finished.
+
+    Raises:
+        LauncherError: it gave no answer; a job that may come back is not submitted a second time.
+    """
+    unfinished = (launch_of(one.directory) for one in runs if one.record.state != "finished")
+    return certain_states([one.job_id for one in unfinished if one is not None and one.job_id is not None])
+
+
+def _alike(launched: Launch) -> str:
+    """Equal for runs that one launch can take: same launcher, same settings, same place."""
+    return json.dumps([_launcher(launched), _settings(launched), launched.working_directory], sort_keys=True)
 
 
 def _launcher(launched: Launch) -> str:
     return "slurm" if "slurm" in launched.launcher else "pool"
+
+
+def _settings(launched: Launch) -> dict[str, Any]:
+    """Those of the launcher; another one's are not understood."""
+    return launched.settings if launched.launcher == _launcher(launched) else {}
 
 
 def _candidate(launched: Launch) -> Candidate:
@@ -66,8 +97,8 @@ def _candidate(launched: Launch) -> Candidate:
     )
 
 
-def _launch(name: str, candidates: list[Candidate], launched: Launch, run: RunSibling) -> None:
-    settings: dict[str, Any] = launched.settings if launched.launcher == name else {}
+def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> None:
+    name, settings = _launcher(launched), _settings(launched)
     launcher: Any
     if name == "slurm":
         launcher = slurm.restored(settings)

@@ -165,11 +165,16 @@ def states(jobs: Sequence[str]) -> dict[str, JobState]:
         there = known.get(job)
         if there is not None and there.state not in ENDED:
             answer[job] = there
-        else:
-            ended = booked.get(job) or (there.state if there is not None else "UNKNOWN")
-            answer[job] = replace(
-                there or JobState(job, ended), state=ended, listed=ended not in (*ENDED, "UNKNOWN")
-            )
+            continue
+        ended = booked.get(job) or (there.state if there is not None else "UNKNOWN")
+        if there is not None and there.state == "CANCELLED":
+            # Of a job that was cancelled on its way back into the queue sacct says REQUEUED for ever.
+            ended = there.state
+        elif there is None and ended not in ENDED:
+            ended = "UNKNOWN"  # What the controller does not know never starts again.
+        answer[job] = replace(
+            there or JobState(job, ended), state=ended, listed=ended not in (*ENDED, "UNKNOWN")
+        )
     return answer
 
 
