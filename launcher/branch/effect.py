@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from hydra.utils import get_class
 
@@ -16,14 +16,14 @@ from launcher.findings import Finding
 from launcher.training.device import device_type
 from launcher.training.optim import hyperparameters
 from launcher.training.schedule import Factor, build_schedule
-from launcher.training.task import Task
+from launcher.training.task import Directed, Direction, Task
 
 
 def build_task(config: Config) -> Task:
     """The task that ``task._target_`` names.
 
     Raises:
-        ConfigError: it cannot be imported, or lacks a part of the protocol.
+        ConfigError: it cannot be imported, lacks a part of the protocol, or misuses an optional one.
     """
     target = config.task._target_
     try:
@@ -41,6 +41,13 @@ def build_task(config: Config) -> Task:
             expected="the methods of launcher.training.task.Task",
         )
     task: Task = cls(config)
+    if isinstance(task, Directed) and (odd := set(task.directions.values()) - set(get_args(Direction))):
+        raise ConfigError(
+            "The task names a direction that there is not.",
+            where=f"{target}.directions",
+            found=", ".join(map(repr, sorted(odd))),
+            expected=" or ".join(map(repr, get_args(Direction))),
+        )
     return task
 
 

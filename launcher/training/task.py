@@ -8,7 +8,7 @@ A task is named by ``task._target_`` and built with one argument, the whole vali
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,18 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
         """Take ``state_dict`` over; unknown or missing names are errors."""
         ...
+
+
+Direction: TypeAlias = Literal["up", "down"]
+"""Which way a metric is better."""
+
+
+@runtime_checkable
+class Directed(Protocol):
+    """A task that says, beside its metrics, which way each of them is better. That is optional."""
+
+    directions: Mapping[str, Direction]
+    """Metric name, without ``train/`` and ``val/``, to its direction."""
 
 
 class Task(Protocol):
