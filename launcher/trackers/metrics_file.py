@@ -26,6 +26,7 @@ STEP = "global_step"
 NONFINITE = "nonfinite/"
 """Begins the key that says which of the three a ``null`` was."""
 
+_NONFINITE_BYTES = NONFINITE.encode()
 _SPELLING = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 4096
 """Read from the end at first: more than one line, of some 300 bytes, in one block of a file system."""
@@ -202,7 +203,8 @@ def decode_line(raw: bytes, path: Path, which: str) -> dict[str, Any]:
         line = json.loads(raw)
         if not isinstance(line, dict) or type(line.get(STEP)) is not int:
             raise ValueError(f"no {STEP}")
-        for key in [key for key in line if key.startswith(NONFINITE)]:
+        odd = [key for key in line if key.startswith(NONFINITE)] if _NONFINITE_BYTES in raw else []
+        for key in odd:
             line[key.removeprefix(NONFINITE)] = _SPELLING[line.pop(key)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LauncherError(

@@ -54,7 +54,6 @@ def last_values(
         LauncherError: the file cannot be read, or a line that was looked at is damaged.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in names}
-    # Most lines lack the metrics of a validation; they are told apart before they are parsed.
     needles = {name: json.dumps(name).encode() for name in names}
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -63,44 +62,75 @@ def last_values(
     except OSError as error:
         raise unreadable(path, error) from error
     try:
-        for raw in _lines_back(descriptor, _end(descriptor, path, up_to, numbering)):
-            here = [name for name, needle in needles.items() if needle in raw]
-            if not here:
-                continue
+        for raw in _lines_back(descriptor, _end(descriptor, path, up_to, numbering), needles):
             line = decode_line(raw, path, "a line")
             step = numbering.of(line)
             if up_to is not None and step > up_to:
                 continue
             if step <= 0:
                 break
-            for name in here:
-                if isinstance(line.get(name), int | float):
+            for name in [name for name in needles if name in line]:
+                if isinstance(line[name], int | float):
                     found[name][step] = float(line[name])
                 if len(found[name]) == count:
                     del needles[name]
             if not needles:
                 break
+    except OSError as error:
+        raise unreadable(path, error) from error
     finally:
         os.close(descriptor)
     return found
 
 
-def _lines_back(descriptor: int, end: int) -> Iterator[bytes]:
-    """The complete lines before byte ``end``, last one first."""
+def _lines_back(descriptor: int, end: int, needles: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The complete lines before byte ``end`` that have one of ``needles`` in them, last one first.
+
+    Most lines lack the metrics of a validation. They are passed over by a search for what the needles that
+    are left begin with, and are not even cut apart.
+    """
     rest, length, torn = b"", _FIRST_BLOCK, True
     while end > 0:
         start = max(0, end - length)
         block = os.pread(descriptor, end - start, start) + rest
         end, length = start, min(4 * length, _LARGEST_BLOCK)
-        rest, *lines = block.split(b"\n")
-        if not lines:
-            continue
         if torn:
-            lines.pop()  # What follows the last newline: nothing, or a line that was never finished.
+            # What follows the last newline: nothing, or a line that was never finished.
+            whole, newline, _ = block.rpartition(b"\n")
+            if not newline:
+                continue
+            block = whole
             torn = False
-        yield from reversed(lines)
-    if rest and not torn:
-        yield rest
+        first = block.find(b"\n") + 1 if start else 0
+        if start and not first:
+            rest = block
+            continue
+        yield from _matching(block, first, needles)
+        rest = block[: max(0, first - 1)]
+
+
+def _matching(block: bytes, first: int, needles: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The lines of a block from byte ``first`` on that have a needle, last one first."""
+    high, count, shared = len(block), 0, b""
+    while needles:
+        if len(needles) != count:
+            count, shared = len(needles), _beginning(list(needles.values()))
+        at = block.rfind(shared, first, high)
+        if at < 0:
+            return
+        begin = max(first, block.rfind(b"\n", first, at) + 1)
+        stop = block.find(b"\n", at)
+        line = block[begin:] if stop < 0 else block[begin:stop]
+        if count == 1 or any(needle in line for needle in needles.values()):
+            yield line
+        high = begin
+
+
+def _beginning(needles: list[bytes]) -> bytes:
+    """What all of them begin with."""
+    low, high = min(needles), max(needles)
+    same = next((k for k, (one, two) in enumerate(zip(low, high, strict=False)) if one != two), len(low))
+    return low[:same]
 
 
 def _end(descriptor: int, path: Path, up_to: int | None, numbering: Numbering) -> int:

@@ -231,7 +231,7 @@ def _proof(selection: Selection) -> Proof:
     try:
         verdict = verify(control)
     except LauncherError as error:
-        return Proof(None, control.id, f"{error.what} {error.found or ''}".strip())
+        return Proof(None, control.id, error.what)
     if verdict.exact:
         seen = f"{verdict.metric_lines} logged steps, {len(verdict.checkpoint_steps)} checkpoints"
         return Proof(True, control.id, f"{control.id} is {verdict.trunk} bit for bit ({seen})")

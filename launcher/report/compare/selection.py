@@ -231,7 +231,8 @@ def _arm_of(run: Run, arms: Sequence[Arm]) -> Arm:
 
 def _count_from_the_branch_point(arms: Sequence[Arm]) -> None:
     """Of the run that all others branched from, count the steps after that."""
-    for arm in arms:
+    told = {one.first.record.parent.run for one in arms if one.first.record.parent is not None}
+    for arm in (one for one in arms if one.first.id in told):
         parents = [one.first.record.parent for one in arms if one is not arm]
         points = {(parent.run, parent.step) if parent else None for parent in parents}
         if len(points) == 1 and (point := points.pop()) is not None and point[0] == arm.first.id:

@@ -21,6 +21,8 @@ FIELDS = (
 )  # fmt: skip
 """Columns of the CSV file: :class:`launcher.report.compare.verdict.Row`, and the step as the trunk counts."""
 _COLUMNS = ("arm", "metric", "step", "streams", "value", "difference", "interval", "verdict")
+MOST_ROWS = 500
+"""Above this, a terminal gets plain columns."""
 _NUMERIC = frozenset({"step", "value", "difference", "interval"})
 _COLOUR = {BETTER: "green", WORSE: "red", BASELINE: "dim"}
 _PROOF = {True: "exact", False: "NOT exact", None: "not proven"}
@@ -36,6 +38,13 @@ def rendered(comparison: Comparison) -> RenderableType:
         colour = _HEAD_COLOUR.get(text.partition(":")[0], "default")
         head.add_row(name, f"[{colour}]{escape(text)}[/]")
     columns = _columns(comparison)
+    notes = [Text(note) for note in _notes(comparison)]
+    answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
+    body = _table if len(comparison.rows) <= MOST_ROWS else _lines
+    return Group(head, body(comparison, columns), *notes, *answers)
+
+
+def _table(comparison: Comparison, columns: list[str]) -> RenderableType:
     table = Table()
     for name in columns:
         table.add_column(name, justify="right" if name in _NUMERIC else "left", overflow="fold")
@@ -49,9 +58,21 @@ def rendered(comparison: Comparison) -> RenderableType:
             cells["arm"] = ""
         table.add_row(*(cells[name] for name in columns))
         last = row.arm
-    notes = [Text(note) for note in _notes(comparison)]
-    answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
-    return Group(head, table, *notes, *answers)
+    return table
+
+
+def _lines(comparison: Comparison, columns: list[str]) -> RenderableType:
+    """The same without a frame: laying out thousands of cells takes rich many seconds."""
+    rows = [dict(zip(columns, columns, strict=True)), *(_cells(row, comparison) for row in comparison.rows)]
+    widths = {name: max(len(row[name]) for row in rows) for name in columns}
+    told = (
+        "  ".join(
+            row[name].rjust(widths[name]) if name in _NUMERIC else row[name].ljust(widths[name])
+            for name in columns
+        ).rstrip()
+        for row in rows
+    )
+    return Text("\n".join(told), no_wrap=True, overflow="ignore")
 
 
 def markdown(comparison: Comparison) -> str:
@@ -71,7 +92,8 @@ def markdown(comparison: Comparison) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
-    "}": r"\}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "}": r"\}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
 }  # fmt: skip
 
 

@@ -165,14 +165,13 @@ def _over_steps(row: Row, arm: Arm, baseline: Arm, aligned: Aligned) -> Held:
     shared = [at for at in own if at in theirs][:WINDOW]
     differences = [own[at] - theirs[at] for at in reversed(shared)]
     row = replace(row, weaker=True, steps=len(shared))
-    if not any(differences):
-        return Held(replace(row, verdict=NOISE, note="equal at every logged step"), None)
+    if len(shared) > 1 and without_spread(differences, max(map(abs, [*own.values(), *theirs.values()]))):
+        what = "the same difference" if any(differences) else "equal"
+        return Held(replace(row, note=f"{what} at every logged step", verdict=NOISE), None)
     estimate = over_steps(differences)
     if estimate is None:
         note = f"one stream and {len(shared)} logged steps, {LEAST_STEPS} are needed: fanout.repeats=3"
         return Held(replace(row, note=note), None)
-    if estimate.error == 0:
-        return Held(replace(row, note="the same difference at every step", verdict=NOISE), None)
     return Held(replace(row, note=row.note or "one stream: fanout.repeats=3"), estimate)
 
 
