@@ -32,6 +32,7 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.start
 	$(PY) -m benchmarks.loop
 	$(PY) -m benchmarks.save
+	$(PY) -m benchmarks.compare
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -130,7 +130,8 @@ class TestOneStream:
         assert row(tmp_path).verdict == "inside the noise"
 
     def test_with_few_steps_tells_nothing(self, tmp_path: Path) -> None:
-        pair(tmp_path, streams=1, every=5)
+        sibling(tmp_path, "control", 0, {ERROR: lambda _, k: math.sin(k)}, every=5)
+        sibling(tmp_path, "treated", 0, {ERROR: lambda _, k: math.cos(k)}, every=5)
         one = row(tmp_path)
         assert (one.verdict, one.low) == ("incomplete", None)
         assert "one stream and 4 logged steps" in one.note
@@ -306,7 +307,7 @@ class TestManyComparisons:
         assert row(tmp_path).level == 0.05
 
     def test_many_are_and_it_says_so(self, tmp_path: Path) -> None:
-        pair(tmp_path, offset=-0.2)
+        pair(tmp_path, offset=-0.17)
         alone = row(tmp_path)
         for number in range(9):
             for stream in range(3):
