@@ -7,8 +7,8 @@ from hydra.core.config_store import ConfigStore
 
 from benchmarks.report import RESULTS
 from launcher import config
+from launcher.composition import config_from
 from launcher.config import Config
-from launcher.entry import config_from
 from launcher.peptide import config as peptide_config
 
 ROOT = RESULTS.parent.parent

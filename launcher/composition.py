@@ -87,6 +87,7 @@ class Composer:
         self._loader, self._base = loader, base
         self._parser = OverridesParser.create(config_loader=loader)
         self._made: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """One sibling; what is wrong with it is in the result."""
@@ -120,4 +121,9 @@ class Composer:
             return False
         if isinstance(override.value(), dict):
             return False
-        return not self._loader.get_group_options(override.key_or_group)
+        return not self._is_group(override.key_or_group)
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            self._groups[key] = bool(self._loader.get_group_options(key))
+        return self._groups[key]

@@ -8,11 +8,12 @@ the schemas that their YAML files pull in. In each of them two keys never change
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher.errors import ConfigError
@@ -230,7 +231,7 @@ class Config:
             ConfigError: a key that does not exist, a value of the wrong type or outside its range.
         """
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(plain)))
+            merged = OmegaConf.merge(_schema(), OmegaConf.create(dict(plain)))
             config = OmegaConf.to_object(merged)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
@@ -240,6 +241,13 @@ class Config:
         assert isinstance(config, cls)
         validate(config)
         return config
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """The schema of a whole config; whoever merges into it gets a copy."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 def register() -> None:

@@ -17,6 +17,13 @@ settings.register_profile("search", deadline=None, max_examples=3000)
 settings.load_profile("suite")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
+    for item in items:
+        group = "slurm" if "slurm" in item.path.parts else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 TrunkOf = Callable[..., Tiny]
 """The tiny project with a trunk for which these overrides were typed."""
 

@@ -38,7 +38,7 @@ HEAVY = ("torch", "wandb", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "report/*.py",
-    "report/compare/*.py", "cli.py",
+    "report/compare/*.py", "launchers/pool.py", "cli.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 
