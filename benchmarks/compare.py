@@ -123,7 +123,8 @@ def main() -> None:
     save(
         "compare",
         {"bar_s": BAR, "results": results},
-        f"compare: at most {worst:.2f} s ({work:.2f} s of processor time) for {max(counts)} runs of {steps} logged steps (bar: {BAR} s)",
+        f"compare: at most {worst:.2f} s ({work:.2f} s of processor time) for {max(counts)} runs "
+        f"of {steps} logged steps (bar: {BAR} s)",
         quick=quick,
     )
 
