@@ -62,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("run", metavar="RUN", help="a run's id, a prefix of it, or its directory")
     one = verb("verify", _verify, "Hold a control against its trunk, bit for bit. Exit status 0 or 3.")
     one.add_argument("run", metavar="RUN", help="a branch in which nothing was changed")
+    one = verb("compare", _compare, "Hold siblings against their control, or one run against others.")
+    _add_compare(one)
     one = verb("pin", _pin, "Write conf/branch/NAME.yaml for a checkpoint, and keep the checkpoint.")
     one.add_argument("checkpoint", metavar="RUN@STEP", help="for example trunk-1a2b3c4d@15000")
     one.add_argument("name", metavar="NAME", help="what +branch=NAME will be called")
@@ -84,12 +86,34 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _print(options: argparse.Namespace, plain: Any, readable: RenderableType) -> None:
+def _add_compare(one: argparse.ArgumentParser) -> None:
+    one.add_argument("names", metavar="GROUP|RUN", nargs="*", help="default: the one group that there is")
+    one.add_argument("--metric", action="append", default=[], metavar="NAME", help="default: all of val/")
+    one.add_argument("--at", metavar="STEP", help="as the trunk counts, or +N after the branch point")
+    one.add_argument("--smooth", type=_positive, default=1, metavar="N", help="mean of N logged values")
+    one.add_argument("--baseline", metavar="RUN", help="default: the control, else what the runs name")
+    one.add_argument(
+        "--expect", action="append", default=[], metavar="TEXT",
+        help="'ARM better|worse ARM on METRIC'; exit status 3 where it does not hold",
+    )  # fmt: skip
+    form = one.add_mutually_exclusive_group()
+    for name in ("csv", "markdown", "latex"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1 or more")
+    return int(text)
+
+
+def _print(options: argparse.Namespace, plain: Any, readable: RenderableType, least_width: int = 0) -> None:
     if options.json:
         print(json.dumps(_strict(plain), indent=2, allow_nan=False))
     else:
         # Text is not folded: a path or a command is there to be copied.
-        Console(highlight=False).print(readable, soft_wrap=isinstance(readable, str))
+        width = max(Console().width, least_width)
+        Console(highlight=False, width=width).print(readable, soft_wrap=isinstance(readable, str))
 
 
 def _strict(plain: Any) -> Any:
@@ -137,6 +161,20 @@ def _proof(verdict: Verdict) -> str:
         f"  found:    {first.found}\n"
         f"  expected: {first.expected}"
     )
+
+
+def _compare(options: argparse.Namespace) -> int:
+    # Only who compares pays for the numerics.
+    from launcher.report.compare import tables
+    from launcher.report.compare.comparison import Asked, compare
+
+    asked = Asked(options.metric, options.at, options.smooth, options.baseline, options.expect)
+    comparison = compare(options.outputs, options.names, asked)
+    if options.form and not options.json:
+        print(tables.FORMATS[options.form](comparison))
+    else:
+        _print(options, comparison.to_json(), tables.rendered(comparison), least_width=120)
+    return 0 if comparison.holds else 3
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -178,6 +178,9 @@ class FanoutConfig:
     """Keys whose lists of values are walked together instead of each with each."""
     control: bool = False
     """Launch the control as well: the sibling without any of the swept overrides."""
+    repeats: int = 1
+    """Streams of data order and random numbers that each sibling is run with. Stream 0 is the trunk's own
+    continuation; streams 1 and up are the same for all siblings, so that they are compared in pairs."""
     max_parallel: int | None = None
     """Siblings that train at the same time; ``null``: as many as the launcher has room for."""
     stop_on_failure: bool = False

@@ -79,7 +79,8 @@ class RunRecord:
     """Where the group's name came from."""
     job_type: str
     branch_type: str | None
-    """``control``, ``factor`` or ``weights``; None for a trunk."""
+    """``control``, ``factor``, ``weights`` or ``stream`` (a control with other random numbers); None for a
+    trunk."""
     signature: str
     request: str
     """Digest of what was asked for; see :func:`launcher.differences.request_digest`."""
@@ -91,6 +92,12 @@ class RunRecord:
     """Steps over which the learning-rate schedule runs."""
     parent: Parent | None = None
     compare_to: str | None = None
+    stream: int = 0
+    """Which stream of data order and random numbers; 0 is the trunk's own continuation."""
+    arm: str = ""
+    """What the run shares with itself in other streams: its signature in stream 0. Empty for a trunk."""
+    directions: dict[str, str] = field(default_factory=dict)
+    """Metric without ``train/`` and ``val/``, to ``up`` or ``down``: which way is better, by the task."""
     overrides: list[str] = field(default_factory=list)
     """What was typed."""
     declared: dict[str, Any] = field(default_factory=dict)

@@ -31,6 +31,7 @@ from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.training.progress import Progress
+from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
 
 
@@ -102,6 +103,8 @@ class Recording:
         step = trainer.live.progress.step
         self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
+        if isinstance(trainer.task, Directed):
+            self.record.directions = dict(trainer.task.directions)
         self.lease.note(step, self.plan.end_step)
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
         self.record.trackers = dict(self._trackers.links)

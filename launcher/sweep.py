@@ -27,6 +27,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper  # noqa: E40
 if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
 
+    from launcher.composition import Composer
     from launcher.config import FanoutConfig
     from launcher.fanout.check import Candidate
     from launcher.fanout.written import Fanout
@@ -71,7 +72,7 @@ class BranchSweeper(BasicSweeper):
 
         assert self.config is not None
         settings = _fanout_settings(self.config)
-        candidates = self._candidates(self.siblings(arguments, settings))
+        candidates = self._candidates(self.siblings(arguments, settings), settings.repeats)
         candidates = check(candidates, remote=getattr(self.launcher, "remote", False))
         print_findings(candidates)
         if settings.dry_run:
@@ -106,24 +107,39 @@ class BranchSweeper(BasicSweeper):
             made.append((fixed, []))
         return made
 
-    def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]]) -> list[Candidate]:
+    def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
+        from launcher.branch.stream import overrides_in, refuse_unrepeatable
         from launcher.composition import Composer
-        from launcher.fanout.check import Candidate
-        from launcher.findings import finding_of
 
         assert self.hydra_context is not None
         assert self.config is not None
         composer = Composer(self.hydra_context.config_loader, self.config)
+        made = [self._candidate(composer, overrides, swept) for overrides, swept in siblings]
+        composed = [
+            (overrides, swept, one.config)
+            for (overrides, swept), one in zip(siblings, made, strict=True)
+            if one.config is not None
+        ]
+        if repeats > 1:
+            for _, swept, config in composed:
+                refuse_unrepeatable(config, swept)
+        # Stream by stream: with fewer slots than siblings, whole pairs are there early.
+        for stream in range(1, repeats):
+            for overrides, swept, config in composed:
+                made.append(self._candidate(composer, overrides_in(stream, overrides, config), swept))
+        return made
+
+    def _candidate(self, composer: Composer, overrides: Sequence[str], swept: Sequence[str]) -> Candidate:
+        from launcher.fanout.check import Candidate
+        from launcher.findings import finding_of
+
         ranks = self._ranks()
-        candidates = []
-        for overrides, swept in siblings:
-            composed = composer.compose([*overrides, *ranks])
-            own = tuple(one for one in composed.overrides if one not in ranks)
-            one = Candidate(own, tuple(swept), composed.config, composed.declared)
-            if composed.error is not None:
-                one.findings.append(finding_of(composed.error))
-            candidates.append(one)
-        return candidates
+        composed = composer.compose([*overrides, *ranks])
+        own = tuple(one for one in composed.overrides if one not in ranks)
+        one = Candidate(own, tuple(swept), composed.config, composed.declared)
+        if composed.error is not None:
+            one.findings.append(finding_of(composed.error))
+        return one
 
     def _ranks(self) -> list[str]:
         """The number of processes of each sibling, where the launcher decides it."""

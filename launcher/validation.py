@@ -72,6 +72,7 @@ _SMALLEST: Mapping[str, float] = {
     "branch.steps": 1,
     "fanout.max_parallel": 1,
     "fanout.repeat": 1,
+    "fanout.repeats": 1,
     "launch.nproc": 1,
     "tracker.tensorboard.flush_seconds": 0.0,
     "tracker.mlflow.flush_seconds": 0.0,

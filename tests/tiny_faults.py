@@ -323,3 +323,8 @@ def _once_at(step: int, happens: Callable[[], object]) -> None:
         return original(task, at)
 
     TinyTask.batch = batch  # type: ignore[method-assign]
+
+
+def odd_direction() -> None:
+    """Have the task name a direction that there is not."""
+    TinyTask.directions = {"error": "higher"}  # type: ignore[dict-item]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.config import Config
-from launcher.training.task import Batch, Stateful
+from launcher.training.task import Batch, Direction, Stateful
 
 
 class Counter:
@@ -30,6 +30,8 @@ class Counter:
 
 
 class TinyTask:
+    directions: Mapping[str, Direction] = {"error": "down", "total_loss": "down"}
+
     def __init__(self, config: Config) -> None:
         self.seed = config.seed
         self.width = int(config.model["width"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from hydra.utils import get_class
 
@@ -17,14 +17,14 @@ from launcher.findings import Finding
 from launcher.training.device import device_type
 from launcher.training.optim import hyperparameters
 from launcher.training.schedule import Factor, build_schedule
-from launcher.training.task import Task
+from launcher.training.task import Directed, Direction, Task
 
 
 def build_task(config: Config) -> Task:
     """The task that ``task._target_`` names.
 
     Raises:
-        ConfigError: it cannot be imported, or lacks a part of the protocol.
+        ConfigError: it cannot be imported, lacks a part of the protocol, or misuses an optional one.
     """
     target = config.task._target_
     try:
@@ -42,6 +42,13 @@ def build_task(config: Config) -> Task:
             expected="the methods of launcher.training.task.Task",
         )
     task: Task = cls(config)
+    if isinstance(task, Directed) and (odd := set(task.directions.values()) - set(get_args(Direction))):
+        raise ConfigError(
+            "The task names a direction that there is not.",
+            where=f"{target}.directions",
+            found=", ".join(map(repr, sorted(odd))),
+            expected=" or ".join(map(repr, get_args(Direction))),
+        )
     return task
 
 

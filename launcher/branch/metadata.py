@@ -35,6 +35,7 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
     for node in FACTOR_NODES:
         told.update((getattr(plan.config, node) or {}).get("facts") or {})
     told["branch_type"] = plan.branch_type or plan.kind
+    told["stream"] = plan.stream
     told["comparison_to_run"] = comparison(plan)
     if plan.point is not None:
         told["branched_from_checkpoint"] = str(plan.point.checkpoint)

@@ -19,6 +19,7 @@ from launcher.branch.naming import (
     typed_leaves,
 )
 from launcher.branch.resolve import BranchPoint, resolve, taken_over
+from launcher.branch.stream import in_stream_0, stream_of
 from launcher.branch.undeclared import refuse_undeclared
 from launcher.checkpoint.store import checkpoints
 from launcher.config import Config
@@ -62,6 +63,10 @@ class Plan:
     directory: RunDirectory
     differences: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     """Factors: dotted key → (the trunk's value, the own value)."""
+    stream: int = 0
+    """Which stream of data order and random numbers; see :mod:`launcher.branch.stream`."""
+    arm: str = ""
+    """What the branch shares with itself in other streams: its signature in stream 0."""
     unavailable: str | None = None
     """Why a scratch run, or a branch that goes on from its own checkpoint, has no branch point."""
 
@@ -186,8 +191,14 @@ def _from_point(
     named, source = named_group(config, environment)
     group, source = (point.group, "checkpoint") if named is None else (named, source)
     refuse_reserved(group, source)
-    labels = labels_of(changed, config, declared) + branch_labels(config)
-    job_type = "-".join(labels) or "control"
+    stream = stream_of(config, changed)
+    first = in_stream_0(config, stream)
+    varied = {key: pair for key, pair in changed.items() if key != "seed"} if stream else changed
+    labels = labels_of(varied, config, declared) + branch_labels(first) or ("control",)
+    kind = _branch_type(first, labels != ("control",), stream)
+    if stream:
+        labels = (*labels, f"stream-{stream}")
+    job_type = "-".join(labels)
     mark = signature(config, end, point.manifest.sha256, group)
     named = repeated(mark, config)
     directory = run_directory(Path(config.paths.outputs) / legal_name(group), run_id(job_type, named), named)
@@ -205,12 +216,14 @@ def _from_point(
         tracker_group=group,
         id=directory.path.name,
         job_type=job_type,
-        branch_type=_branch_type(config, bool(labels)),
-        labels=labels or ("control",),
+        branch_type=kind,
+        labels=labels,
         signature=mark,
         request=request_digest(config),
         directory=directory,
         differences=changed,
+        stream=stream,
+        arm=signature(first, end, point.manifest.sha256, group),
     )
 
 
@@ -253,14 +266,18 @@ def _from_record(run: Run, config: Config, declared: Declared, unavailable: str)
         request=record.request,
         directory=run.directory,
         differences={key: (one[0], one[1]) for key, one in record.differences.items()},
+        stream=record.stream,
+        arm=record.arm,
         unavailable=unavailable,
     )
 
 
-def _branch_type(config: Config, changed: bool) -> str:
+def _branch_type(config: Config, changed: bool, stream: int) -> str:
     if config.branch.restore == "weights":
         return "weights"
-    return "factor" if changed else "control"
+    if changed:
+        return "factor"
+    return "stream" if stream else "control"
 
 
 def starting_progress(config: Config, point: BranchPoint) -> Progress:

@@ -56,6 +56,8 @@ def new_record(
         horizon_steps=plan.horizon_steps,
         parent=parent,
         compare_to=comparison(plan),
+        stream=plan.stream,
+        arm=plan.arm,
         overrides=list(plan.declared.overrides),
         declared={key: plain_value(value) for key, value in plan.declared.values.items()},
         differences={key: [left, right] for key, (left, right) in plan.differences.items()},

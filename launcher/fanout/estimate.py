@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from launcher.branch.plan import Plan
 from launcher.files import readable_bytes
+
+if TYPE_CHECKING:
+    # Looking at runs uses this file too, and does without Hydra, which plans need.
+    from launcher.branch.plan import Plan
 
 
 def estimated_seconds(planned: Plan) -> float | None:

@@ -17,7 +17,7 @@ from launcher.peptide.objective import judged
 from launcher.peptide.residues import is_residue
 from launcher.peptide.spectrum_loss import SpectrumLoss
 from launcher.peptide.validation import curriculum_config, data_config, loss_config, model_config
-from launcher.training.task import Batch, Stateful
+from launcher.training.task import Batch, Direction, Stateful
 
 VALIDATION_PEAK_WIDTH = 0.2
 """Standard deviation of the kernel in ``val/spectrum_loss``, in Da: the yardstick of all siblings."""
@@ -38,6 +38,14 @@ class PeptideTask:
     Raises:
         ConfigError: a value of one of these nodes cannot be meant.
     """
+
+    directions: Mapping[str, Direction] = {
+        "total_loss": "down",
+        "cross_entropy": "down",
+        "spectrum_loss": "down",
+        "token_accuracy": "up",
+        "peptide_accuracy": "up",
+    }
 
     def __init__(self, config: Config) -> None:
         self._seed = config.seed

@@ -26,6 +26,7 @@ STEP = "global_step"
 NONFINITE = "nonfinite/"
 """Begins the key that says which of the three a ``null`` was."""
 
+_NONFINITE_BYTES = NONFINITE.encode()
 _SPELLING = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _TAIL_BYTES = 4096
 """Read from the end at first: more than one line, of some 300 bytes, in one block of a file system."""
@@ -75,7 +76,7 @@ class MetricsFile:
 
     def _drop_torn_line(self) -> int | None:
         line, end = _last_complete_line(self._descriptor)
-        step = None if line is None else int(_decode(line, self.path, "the last line")[STEP])
+        step = None if line is None else int(decode_line(line, self.path, "the last line")[STEP])
         if end != os.fstat(self._descriptor).st_size:
             try:
                 os.ftruncate(self._descriptor, end)
@@ -142,8 +143,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unreadable(path, error) from error
-    return [_decode(line, path, f"line {number}") for number, line in enumerate(lines, start=1)]
+        raise unreadable(path, error) from error
+    return [decode_line(line, path, f"line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def last_metrics(path: Path) -> dict[str, Any] | None:
@@ -157,12 +158,12 @@ def last_metrics(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     try:
         line, _ = _last_complete_line(descriptor)
     finally:
         os.close(descriptor)
-    return None if line is None else _decode(line, path, "the last line")
+    return None if line is None else decode_line(line, path, "the last line")
 
 
 def _last_complete_line(descriptor: int) -> tuple[bytes | None, int]:
@@ -192,12 +193,18 @@ def _encode(line: Mapping[str, int | float | str]) -> bytes:
     return json.dumps(flat, allow_nan=False).encode() + b"\n"
 
 
-def _decode(raw: bytes, path: Path, which: str) -> dict[str, Any]:
+def decode_line(raw: bytes, path: Path, which: str) -> dict[str, Any]:
+    """One line as :func:`read_metrics` gives it; ``which`` is what an error calls it.
+
+    Raises:
+        LauncherError: it is not a line of metrics.
+    """
     try:
         line = json.loads(raw)
         if not isinstance(line, dict) or type(line.get(STEP)) is not int:
             raise ValueError(f"no {STEP}")
-        for key in [key for key in line if key.startswith(NONFINITE)]:
+        odd = [key for key in line if key.startswith(NONFINITE)] if _NONFINITE_BYTES in raw else []
+        for key in odd:
             line[key.removeprefix(NONFINITE)] = _SPELLING[line.pop(key)]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise LauncherError(
@@ -210,5 +217,6 @@ def _decode(raw: bytes, path: Path, which: str) -> dict[str, Any]:
     return line
 
 
-def _unreadable(path: Path, error: OSError) -> LauncherError:
+def unreadable(path: Path, error: OSError) -> LauncherError:
+    """What is said where a metrics file cannot be read."""
     return LauncherError(f"Cannot read the metrics file: {error.strerror or error}.", where=str(path))

@@ -8,7 +8,7 @@ A task is named by ``task._target_`` and built with one argument, the whole vali
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,18 @@ class Stateful(Protocol):
         ...
 
 
+Direction: TypeAlias = Literal["up", "down"]
+"""Which way a metric is better."""
+
+
+@runtime_checkable
+class Directed(Protocol):
+    """A task that says, beside its metrics, which way each of them is better. That is optional."""
+
+    directions: Mapping[str, Direction]
+    """Metric name, without ``train/`` and ``val/``, to its direction."""
+
+
 @runtime_checkable
 class SharesData(Protocol):
     """A task that can read its data once for all tasks of a process, and of the processes forked from it."""
@@ -43,7 +55,7 @@ class SharesData(Protocol):
 
 
 class Task(Protocol):
-    """A model, its data and its loss. May also be a :class:`SharesData`."""
+    """A model, its data and its loss. May also be :class:`SharesData` or :class:`Directed`."""
 
     def build_model(self) -> nn.Module:
         """A new model, initialised from torch's global RNG.

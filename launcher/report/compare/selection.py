@@ -1,0 +1,239 @@
+"""Which runs are compared: arms, each with its runs by stream, and the one that the others are held to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import ConfigError, LauncherError
+from launcher.files import read_json_object
+from launcher.layout import SCRATCH, TRUNKS
+from launcher.lineage import Run, State, find_run, read_run, state_now
+from launcher.trackers.metrics_window import BRANCH_STEPS, Numbering
+
+
+@dataclass
+class Arm:
+    """Runs that differ in their stream only."""
+
+    name: str
+    key: str
+    runs: dict[int, Run] = field(default_factory=dict)
+    """By stream."""
+    numbering: Numbering = BRANCH_STEPS
+
+    @property
+    def first(self) -> Run:
+        """The run of the lowest stream."""
+        return self.runs[min(self.runs)]
+
+    @property
+    def is_control(self) -> bool:
+        """Whether nothing was changed in it."""
+        return self.first.record.branch_type in {"control", "stream"}
+
+    @property
+    def factors(self) -> dict[str, list[Any]]:
+        """What was changed: dotted key to [the trunk's value, the own value]."""
+        first = self.first.record
+        drawn = {"seed"} if first.stream else set()
+        return {key: pair for key, pair in first.differences.items() if key not in drawn}
+
+    @property
+    def directions(self) -> Mapping[str, str]:
+        """Which way metrics are better, as the task said."""
+        return self.first.record.directions
+
+
+@dataclass
+class Selection:
+    """What is compared with what."""
+
+    baseline: Arm
+    arms: list[Arm]
+    """The others."""
+    states: dict[str, State]
+    """Run id to state, of all."""
+    group: str | None
+    missing: list[str] = field(default_factory=list)
+    """What keeps the set from being complete, before a metric is read."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def all_arms(self) -> list[Arm]:
+        """The baseline and the others."""
+        return [self.baseline, *self.arms]
+
+
+def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selection:
+    """Find the runs that are meant.
+
+    Args:
+        outputs: directory of all runs.
+        names: groups and runs; none: the one group that there is.
+        baseline: the run that others are compared with; None: the control, else what the runs name.
+
+    Raises:
+        LauncherError: a name means nothing, there is no baseline, or nothing to hold to it.
+    """
+    runs, group, missing = _named(outputs, names or [_only_group(outputs)])
+    notes: list[str] = []
+    arms = _arms(runs, notes)
+    chosen = _baseline(outputs, arms, baseline, notes)
+    others = [arm for arm in arms if arm.key != chosen.key]
+    if not others:
+        raise ConfigError(
+            "There is nothing to compare.",
+            where=str(outputs),
+            found=f"{chosen.name} alone",
+            expected="a baseline and at least one other",
+            do="launch siblings: python train.py -m branch.from_step=N loss=A,B fanout.control=true",
+        )
+    _name_apart([chosen, *others])
+    _count_from_the_branch_point([chosen, *others])
+    states = {run.id: state_now(run) for arm in (chosen, *others) for run in arm.runs.values()}
+    for arm in (chosen, *others):
+        for run in arm.runs.values():
+            if states[run.id] == "failed":
+                missing.append(f"{run.id} failed: {run.record.error or 'no reason on record'}")
+    points = {run.record.parent.sha256 for arm in others for run in arm.runs.values() if run.record.parent}
+    if len(points) > 1:
+        notes.append(f"These are no siblings: they started from {len(points)} different branch points.")
+    return Selection(chosen, others, states, group, missing, notes)
+
+
+def _only_group(outputs: Path) -> str:
+    groups = sorted({path.parent.parent.name for path in outputs.glob("*/*/run.json")} - {TRUNKS, SCRATCH})
+    if len(groups) == 1:
+        return groups[0]
+    raise ConfigError(
+        "Which group?" if groups else "There is no group of siblings.",
+        where=str(outputs),
+        found=", ".join(groups) or "no branch",
+        do=f"launcher compare {groups[0]}"
+        if groups
+        else "launch some: python train.py -m branch.from_step=N",
+    )
+
+
+def _named(outputs: Path, names: Sequence[str]) -> tuple[list[Run], str | None, list[str]]:
+    """The runs, the group if there is one name and it is a group's, and what is not there."""
+    runs: dict[Path, Run] = {}
+    missing: list[str] = []
+    groups = [name for name in names if _is_group(outputs, name)]
+    for name in names:
+        if name in groups:
+            found, gone = _group(outputs / name)
+            missing += gone
+        else:
+            found = [find_run(outputs, name)]
+        runs.update({run.directory.path: run for run in found})
+    return list(runs.values()), groups[0] if groups and len(names) == 1 else None, missing
+
+
+def _is_group(outputs: Path, name: str) -> bool:
+    if not name or Path(name).name != name or name in {".", ".."}:
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return any((outputs / name).glob("*/run.json"))
+    return False
+
+
+def _group(directory: Path) -> tuple[list[Run], list[str]]:
+    """A group's runs, and those of its siblings that were launched and cannot be read."""
+    runs: list[Run] = []
+    missing: list[str] = []
+    for record in sorted(directory.glob("*/run.json")):
+        try:
+            runs.append(read_run(record.parent))
+        except LauncherError as problem:
+            missing.append(f"{record.parent.name} cannot be read: {problem.found}")
+    there = {path.parent.name for path in directory.glob("*/run.json")}
+    launched: dict[str, None] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for fanout in read_json_object(directory / "fanout.json")["fanouts"]:
+            launched.update({str(one["run"]): None for one in fanout["siblings"] if one["launched"]})
+    missing += [f"{name} was launched and is not there" for name in launched if name not in there]
+    return runs, missing
+
+
+def _arms(runs: Iterable[Run], notes: list[str]) -> list[Arm]:
+    arms: dict[str, Arm] = {}
+    for run in runs:
+        arm = arms.setdefault(_key(run), Arm(_plain_name(run), _key(run)))
+        best, *again = sorted([run, *_there(arm, run)], key=_rank, reverse=True)
+        notes += [f"{other.id} is {best.id} once more, and is left out." for other in again]
+        arm.runs[run.record.stream] = best
+    return list(arms.values())
+
+
+def _there(arm: Arm, run: Run) -> list[Run]:
+    return [other for stream, other in arm.runs.items() if stream == run.record.stream]
+
+
+def _rank(run: Run) -> tuple[bool, int, int]:
+    return run.record.state == "finished", run.record.step, -len(run.id)
+
+
+def _key(run: Run) -> str:
+    return run.record.arm or run.record.signature
+
+
+def _plain_name(run: Run) -> str:
+    """The job type without its stream."""
+    suffix = f"-stream-{run.record.stream}"
+    return run.record.job_type.removesuffix(suffix) if run.record.stream else run.record.job_type
+
+
+def _name_apart(arms: Sequence[Arm]) -> None:
+    names = [arm.name for arm in arms]
+    for arm in arms:
+        if names.count(arm.name) > 1:
+            arm.name = f"{arm.name}-{arm.key[:8]}"
+
+
+def _baseline(outputs: Path, arms: Sequence[Arm], named: str | None, notes: list[str]) -> Arm:
+    if named is not None:
+        return _arm_of(find_run(outputs, named), arms)
+    controls = [arm for arm in arms if arm.is_control]
+    if controls:
+        best = max(controls, key=lambda arm: (len(arm.runs), arm.first.record.step))
+        if len(controls) > 1:
+            others = ", ".join(arm.first.id for arm in controls if arm is not best)
+            notes.append(f"Several controls: {best.first.id} is the baseline, not {others}.")
+        return best
+    told = {arm.first.record.compare_to for arm in arms} - {None}
+    own = {run.id for arm in arms for run in arm.runs.values()}
+    # A run that is compared with one outside the set says nothing where others name one inside.
+    inside = told & own
+    candidates = sorted(str(one) for one in (inside or told))
+    if len(candidates) != 1:
+        raise ConfigError(
+            "It is not clear what to compare with.",
+            found=f"no control; the runs name {', '.join(candidates) or 'nothing'}",
+            expected="one baseline",
+            do="--baseline RUN, or launch a control: fanout.control=true",
+        )
+    notes.append(f"There is no control; the baseline is {candidates[0]} (fanout.control=true launches one).")
+    return _arm_of(find_run(outputs, candidates[0]), arms)
+
+
+def _arm_of(run: Run, arms: Sequence[Arm]) -> Arm:
+    """The arm that ``run`` is in, or one of its own."""
+    for arm in arms:
+        if any(one.id == run.id for one in arm.runs.values()):
+            return arm
+    return Arm(_plain_name(run), _key(run), {run.record.stream: run})
+
+
+def _count_from_the_branch_point(arms: Sequence[Arm]) -> None:
+    """Of the run that all others branched from, count the steps after that."""
+    told = {one.first.record.parent.run for one in arms if one.first.record.parent is not None}
+    for arm in (one for one in arms if one.first.id in told):
+        parents = [one.first.record.parent for one in arms if one is not arm]
+        points = {(parent.run, parent.step) if parent else None for parent in parents}
+        if len(points) == 1 and (point := points.pop()) is not None and point[0] == arm.first.id:
+            arm.numbering = Numbering("global_step", point[1])

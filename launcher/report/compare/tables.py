@@ -1,0 +1,233 @@
+"""A comparison for people: on a terminal, in a paper, in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from launcher.report.compare.comparison import Comparison
+from launcher.report.compare.verdict import BASELINE, BETTER, WORSE, Row
+
+FIELDS = (
+    "arm", "metric", "direction", "step", "branch_step", "streams", "value", "baseline", "difference",
+    "low", "high", "p", "level", "weaker", "steps", "verdict", "note",
+)  # fmt: skip
+"""Columns of the CSV file: :class:`launcher.report.compare.verdict.Row`, and the step as the trunk counts."""
+_COLUMNS = ("arm", "metric", "step", "streams", "value", "difference", "interval", "verdict")
+MOST_ROWS = 500
+"""Above this, a terminal gets plain columns."""
+_NUMERIC = frozenset({"step", "value", "difference", "interval"})
+_COLOUR = {BETTER: "green", WORSE: "red", BASELINE: "dim"}
+_PROOF = {True: "exact", False: "NOT exact", None: "not proven"}
+_HEAD_COLOUR = {"exact": "green", "NOT exact": "bold red", "not proven": "yellow"}
+
+
+def rendered(comparison: Comparison) -> RenderableType:
+    """The comparison for a terminal."""
+    head = Table.grid(padding=(0, 2))
+    head.add_column(no_wrap=True)
+    head.add_column(overflow="fold")
+    for name, text in _head(comparison):
+        colour = _HEAD_COLOUR.get(text.partition(":")[0], "default")
+        head.add_row(name, f"[{colour}]{escape(text)}[/]")
+    columns = _columns(comparison)
+    notes = [Text(note) for note in _notes(comparison)]
+    answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
+    body = _table if len(comparison.rows) <= MOST_ROWS else _lines
+    return Group(head, body(comparison, columns), *notes, *answers)
+
+
+def _table(comparison: Comparison, columns: list[str]) -> RenderableType:
+    table = Table()
+    for name in columns:
+        table.add_column(name, justify="right" if name in _NUMERIC else "left", overflow="fold")
+    last = ""
+    for row in comparison.rows:
+        if last and row.arm != last:
+            table.add_section()
+        cells = {name: escape(cell) for name, cell in _cells(row, comparison).items()}
+        cells["verdict"] = f"[{_COLOUR.get(row.verdict, 'default')}]{cells['verdict']}[/]"
+        if row.arm == last:
+            cells["arm"] = ""
+        table.add_row(*(cells[name] for name in columns))
+        last = row.arm
+    return table
+
+
+def _lines(comparison: Comparison, columns: list[str]) -> RenderableType:
+    """The same without a frame: laying out thousands of cells takes rich many seconds."""
+    rows = [dict(zip(columns, columns, strict=True)), *(_cells(row, comparison) for row in comparison.rows)]
+    widths = {name: max(len(row[name]) for row in rows) for name in columns}
+    told = (
+        "  ".join(
+            row[name].rjust(widths[name]) if name in _NUMERIC else row[name].ljust(widths[name])
+            for name in columns
+        ).rstrip()
+        for row in rows
+    )
+    return Text("\n".join(told), no_wrap=True, overflow="ignore")
+
+
+def markdown(comparison: Comparison) -> str:
+    """The comparison as GitHub-flavoured Markdown."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    columns = _columns(comparison)
+    cells = [_cells(row, comparison) for row in comparison.rows]
+    rows = [line(columns), line("---:" if name in _NUMERIC else "---" for name in columns)]
+    rows += [line(each[name] for name in columns) for each in cells]
+    said = [f"- {name}: {text}" for name, text in _head(comparison)]
+    below = [f"- {one}" for one in (*_notes(comparison), *(text for _, text in _answers(comparison)))]
+    return "\n".join([*said, "", *rows, *(["", *below] if below else [])])
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
+    "}": r"\}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}  # fmt: skip
+
+
+def latex(comparison: Comparison) -> str:
+    """The comparison as a LaTeX table, with booktabs; what stands at the head elsewhere is its caption."""
+
+    def text(cell: str) -> str:
+        return "".join(_LATEX.get(each, each) for each in cell)
+
+    columns = _columns(comparison)
+    said = [f"{name}: {one}" for name, one in _head(comparison)]
+    rows = [_cells(row, comparison) for row in comparison.rows]
+    lines = [
+        r"\begin{table}",
+        rf"  \caption{{{text('. '.join([*said, *_notes(comparison)]))}.}}",
+        rf"  \begin{{tabular}}{{{''.join('r' if name in _NUMERIC else 'l' for name in columns)}}}",
+        r"    \toprule",
+        "    " + " & ".join(columns) + r" \\",
+        r"    \midrule",
+        *("    " + " & ".join(text(each[name]) for name in columns) + r" \\" for each in rows),
+        r"    \bottomrule",
+        r"  \end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def comma_separated(comparison: Comparison) -> str:
+    """Every row with every digit, as CSV (RFC 4180)."""
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(FIELDS)
+    for row in comparison.rows:
+        known = {**vars(row), "step": step_of(row, comparison), "streams": " ".join(map(str, row.streams))}
+        writer.writerow(["" if known[name] is None else known[name] for name in FIELDS])
+    return out.getvalue().rstrip("\r\n")
+
+
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+    "csv": comma_separated,
+    "markdown": markdown,
+    "latex": latex,
+}
+"""Option to what it prints."""
+
+
+def step_of(row: Row, comparison: Comparison) -> int | None:
+    """Where a row is compared, as the trunk counts; steps since the branch where there is no one trunk."""
+    if row.branch_step is None:
+        return None
+    return row.branch_step + (comparison.branch_point["step"] if comparison.branch_point else 0)
+
+
+def _head(comparison: Comparison) -> list[tuple[str, str]]:
+    """What has to be known before a row is read."""
+    proof, point = comparison.proof, comparison.branch_point
+    told = [("control", f"{_PROOF[proof.exact]}: {proof.text}")]
+    if point is not None:
+        told.append(("branch point", f"{point['run']} at step {point['step']}"))
+    steps, streams = _shared(comparison)
+    if steps is not None:
+        told.append(("at step", steps))
+    if streams is not None:
+        told.append(("streams", streams))
+    told.append(("baseline", comparison.baseline))
+    if comparison.missing:
+        told.append(("set", f"INCOMPLETE, so nothing is better or worse: {'; '.join(comparison.missing)}"))
+    share = f"{100 * (1 - comparison.level):g} %"
+    if comparison.corrected:
+        together = f"{share} for all {comparison.comparisons} comparisons together (Holm)"
+        told.append(("intervals", f"{together}; --metric asks fewer questions"))
+    else:
+        told.append(("intervals", f"{share}, each by itself"))
+    if any(row.weaker and row.low is not None for row in comparison.rows):
+        told.append(("*", "one stream: weaker, an interval over the last logged steps and not over streams"))
+    return [*told, *(("note", one) for one in comparison.notes)]
+
+
+def _shared(comparison: Comparison) -> tuple[str | None, str | None]:
+    """The step and the streams of all rows, where they are the same."""
+    steps = {step_of(row, comparison) for row in comparison.rows}
+    streams = {",".join(map(str, row.streams)) for row in comparison.rows}
+    return str(steps.pop()) if len(steps) == 1 else None, streams.pop() if len(streams) == 1 else None
+
+
+def _columns(comparison: Comparison) -> list[str]:
+    """What all rows share stands at the head and in no column."""
+    steps, streams = _shared(comparison)
+    left_out = {name for name, shared in (("step", steps), ("streams", streams)) if shared is not None}
+    return [name for name in _COLUMNS if name not in left_out]
+
+
+def _cells(row: Row, comparison: Comparison) -> dict[str, str]:
+    step = step_of(row, comparison)
+    return {
+        "arm": row.arm,
+        "metric": row.metric + {"up": " ↑", "down": " ↓"}.get(row.direction or "", ""),
+        "step": "" if step is None else str(step),
+        "streams": ",".join(map(str, row.streams)),
+        "value": _plain(row.value),
+        "difference": _signed(row.difference),
+        "interval": "" if row.low is None else f"{_signed(row.low)} to {_signed(row.high)}",
+        "verdict": row.verdict + ("*" if row.weaker and row.low is not None else ""),
+    }
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """What is to be said of single rows, each thing once."""
+    rows: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.note:
+            rows.setdefault(row.note, []).append(f"{row.arm} {row.metric}")
+    return [
+        f"{', '.join(where[:3])}{f' and {len(where) - 3} more' if len(where) > 3 else ''}: {note}"
+        for note, where in rows.items()
+    ]
+
+
+def _answers(comparison: Comparison) -> list[tuple[bool, str]]:
+    told = []
+    for one in comparison.expectations:
+        found = f"; found: {one.why}" if one.why else ""
+        told.append((one.holds, f"{'holds' if one.holds else 'DOES NOT HOLD'}: {one.expected}{found}"))
+    return told
+
+
+def _plain(value: float | None) -> str:
+    if value is None:
+        return ""
+    if value == 0 or not math.isfinite(value) or 1e-2 <= abs(value) < 1e5:
+        return f"{value:.4f}"
+    return f"{value:.3e}"
+
+
+def _signed(value: float | None) -> str:
+    text = _plain(value)
+    return text if value is None or value < 0 or math.isnan(value) else f"+{text}"
