@@ -29,7 +29,9 @@ MANDATORY = {"data=fasta": ["data.path=proteins.fasta"], "data=mgf": ["data.path
 def options(conf: Path) -> list[str]:
     """``loss=fixed`` for every file of a config directory."""
     files = sorted(path.relative_to(conf) for path in conf.rglob("*.yaml") if path.parent != conf)
-    return [f"{'+' if path.parts[0] in ADDED else ''}{path.parent}={path.stem}" for path in files]
+    listed = (conf / "config.yaml").read_text(encoding="utf-8")
+    added = [group for group in ADDED if f"- optional {group}:" not in listed]
+    return [f"{'+' if path.parts[0] in added else ''}{path.parent}={path.stem}" for path in files]
 
 
 def composed(module: str, *overrides: str) -> Config:
