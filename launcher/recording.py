@@ -104,7 +104,6 @@ class Recording:
         self.record.step = step
         self.lease.note(step, self.plan.end_step)
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
-        self.record.trackers = dict(self._trackers.links)
         self._write_record()
         self._bar.start(step)
 
@@ -183,7 +182,6 @@ class Recording:
         self.record.state = state
         self.record.error = error
         self.record.seconds += time.monotonic() - self._since
-        self.record.trackers.update({f"{k}_dropped": v for k, v in self._trackers.dropped.items()})
         self._write_record()
 
     def _note_saved(self) -> None:
@@ -191,6 +189,8 @@ class Recording:
             self.record.step = self._writer.saved
 
     def _write_record(self) -> None:
+        # What a tracker says of itself is known some time after its start.
+        self.record.trackers.update(self._trackers.facts())
         try:
             self.record.write(self.plan.directory.path, self.lease.aside())
         except OSError as error:

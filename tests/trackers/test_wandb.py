@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from launcher.config import WandbConfig
 from launcher.errors import ConfigError
-from launcher.trackers import trackers as module
+from launcher.trackers import worker as module
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
 from launcher.trackers.trackers import Trackers
@@ -289,6 +289,8 @@ def test_a_client_that_hangs_is_killed_and_the_next_run_has_a_new_one(
     metrics = MetricsFile(tmp_path / "a" / "metrics.jsonl")
     trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode="offline"))])
     trackers.start(identity(tmp_path / "a"))
+    while not trackers.links:
+        time.sleep(0.01)
     service = service_pid()
     os.kill(service, signal.SIGSTOP)
     trackers.log({"global_step": 1, "train/x": 1.0})
