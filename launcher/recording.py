@@ -30,6 +30,7 @@ from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
+from launcher.trackers.trunk import TrunkValues
 from launcher.training.progress import Progress
 from launcher.training.trainer import Trainer
 
@@ -234,4 +235,19 @@ class Recording:
             config=tracker_config(self.plan),
             resumed=resumed,
             last_logged_step=self._trackers.metrics.last_step,
+            trunk=self._trunk_values(),
+            forks_at=self._forks_at(),
         )
+
+    def _trunk_values(self) -> TrunkValues | None:
+        point = self.plan.point
+        if point is None or point.run is None:
+            return None
+        metrics = point.run.directory.metrics
+        return TrunkValues(metrics, point.manifest.step, self.record.start_step)
+
+    def _forks_at(self) -> tuple[str, int, int] | None:
+        parent = self.record.parent
+        if parent is None or parent.run is None:
+            return None
+        return parent.run, parent.step, self.record.start_step

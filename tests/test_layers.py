@@ -37,8 +37,8 @@ ONLY_IN: Mapping[str, str] = {"wandb": "launcher.trackers.wandb", "pyteomics": "
 HEAVY = ("torch", "wandb", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "report/*.py",
-    "cli.py",
+    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
+    "report/*.py", "cli.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

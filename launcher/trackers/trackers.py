@@ -14,7 +14,7 @@ from typing import Any
 from launcher.config import TrackerConfig
 from launcher.trackers.base import RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import STEP, MetricsFile
-from launcher.trackers.wandb import WandbTracker
+from launcher.trackers.wandb.tracker import WandbTracker
 from launcher.trackers.worker import Worker
 
 
