@@ -29,10 +29,16 @@ def identity(directory: Path, **changes: Any) -> RunIdentity:
     return RunIdentity(directory=directory, **{**about, **changes})
 
 
-def run(about: RunIdentity, steps: range, mode: str = "offline", state: Any = "finished") -> Trackers:
+def run(
+    about: RunIdentity,
+    steps: range,
+    mode: str = "offline",
+    state: Any = "finished",
+    init_seconds: float = 5.0,
+) -> Trackers:
     """A whole run's tracking, as training does it."""
     metrics = MetricsFile(about.directory / "metrics.jsonl")
-    trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode=mode), init_seconds=1.0)])
+    trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode=mode), init_seconds=init_seconds)])
     trackers.start(about)
     for step in steps:
         trackers.log({"global_step": step, "train/x": step / 7, "digest/rng": "ab"})

@@ -15,6 +15,10 @@ ENTITY = "stand-in"
 HISTORY, EVENTS, SUMMARY = "wandb-history.jsonl", "wandb-events.jsonl", "wandb-summary.json"
 
 
+class Refused(Exception):
+    """What the true service, too, would not do."""
+
+
 @dataclass
 class StoredRun:
     """What the client said about one run."""
@@ -142,18 +146,18 @@ class Runs:
 
     def _upsert(self, input: dict[str, Any]) -> Fields:
         place = (input.get("entityName") or ENTITY, input.get("modelName") or "uncategorized", input["name"])
+        config = json.loads(input.get("config") or "{}")
         inserted = place not in self.stored
+        point = config.get("_wandb", {}).get("value", {}).get("branch_point") if inserted else None
+        trunk = self.find(place[0], place[1], point["run_id"]) if point else None
+        if point and trunk is None:
+            raise Refused(f"there is no run {point['run_id']} to fork from")
         run = self.stored.setdefault(place, StoredRun(place[2], place[1], place[0]))
         run.upserts += 1
         run.complete = False
         run.about.update({key: value for key, value in input.items() if value is not None})
-        if input.get("config"):
-            run.config.update(json.loads(input["config"]))
-        if (
-            inserted
-            and (point := run.branch_point)
-            and (trunk := self.find(run.entity, run.project, point["run_id"]))
-        ):
+        run.config.update(config)
+        if trunk is not None:
             kept = [line for line in trunk.lines if json.loads(line)["_step"] <= point["step"]]
             run.streams[HISTORY] = dict(enumerate(kept))
         return {"bucket": self._bucket(run), "inserted": inserted}

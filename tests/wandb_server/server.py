@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 from graphql import GraphQLError
 
 from tests.wandb_server.graph import NotModelled, answer
-from tests.wandb_server.runs import Runs, StoredRun
+from tests.wandb_server.runs import Refused, Runs, StoredRun
 
 KEY = "0123456789" * 4
 """An API key of the length that the client takes."""
@@ -200,6 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
         stand_in = self.server.stand_in
         try:
             data = answer(request["query"], request.get("variables") or {}, stand_in.root)
+        except Refused as error:
+            return 200, {"data": None, "errors": [{"message": str(error)}]}
         except (NotModelled, NotImplementedError, GraphQLError) as error:
             stand_in.complaints.append(f"{path}: {error}")
             return 200, {"data": None, "errors": [{"message": str(error)}]}
