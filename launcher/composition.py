@@ -120,4 +120,6 @@ class Composer:
             return False
         if isinstance(override.value(), dict):
             return False
+        if OmegaConf.is_config(OmegaConf.select(self._base, override.key_or_group, throw_on_missing=False)):
+            return False  # A group whose files only hydra.searchpath knows, or a list.
         return not self._loader.get_group_options(override.key_or_group)

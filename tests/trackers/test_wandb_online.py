@@ -106,7 +106,8 @@ def _killed(directory: Path, server: WandbServer, steps: int) -> None:
         from launcher.trackers.trackers import Trackers
         from launcher.trackers.wandb.tracker import WandbTracker
         about = identity(Path({str(directory)!r}))
-        tracking = Trackers(MetricsFile(about.directory / "metrics.jsonl"), [WandbTracker(WandbConfig(mode="online"))])
+        metrics = MetricsFile(about.directory / "metrics.jsonl")
+        tracking = Trackers(metrics, [WandbTracker(WandbConfig(mode="online"))])
         tracking.start(about)
         while not tracking.links:
             time.sleep(0.01)
@@ -294,8 +295,8 @@ def test_the_trunk_is_seen_beside_the_branch(tmp_path: Path, server: WandbServer
 class TestSources:
     def test_of_each_name(self, tmp_path: Path) -> None:
         environment = {
-            "WANDB_NAME": "shown", "WANDB_JOB_TYPE": "theirs", "WANDB_NOTES": "from outside", "WANDB_TAGS": "x, y",
-            "WANDB_PROJECT": "p", "WANDB_ENTITY": "team", "WANDB_RUN_ID": "not-taken",
+            "WANDB_NAME": "shown", "WANDB_JOB_TYPE": "theirs", "WANDB_NOTES": "from outside",
+            "WANDB_TAGS": "x, y", "WANDB_PROJECT": "p", "WANDB_ENTITY": "team", "WANDB_RUN_ID": "not-taken",
         }  # fmt: skip
         told = described(identity(tmp_path, notes=None), environment)
         assert (told.arguments["name"], told.arguments["job_type"]) == ("shown", "theirs")

@@ -100,6 +100,9 @@ class WandbTracker:
                 return run
             except Exception as error:
                 self._not_forked(f"W&B refused: {' '.join(str(error).split())}")
+                # Its service holds on to the id of a run that it could not begin.
+                self.abandon()
+                quiet_library()
         return wandb.init(**common, resume="allow", settings=self._settings(wandb))
 
     def _fork_point(self, mode: str) -> str | None:
