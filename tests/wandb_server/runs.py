@@ -116,6 +116,7 @@ class StoredRun:
         """Forget the history after ``step``."""
         kept = [line for line in self.lines if json.loads(line)["_step"] <= step]
         self.streams[HISTORY] = dict(enumerate(kept))
+        self.streams[SUMMARY] = {0: kept[-1]} if kept else {}
         self.rewinds.append(step)
 
 
