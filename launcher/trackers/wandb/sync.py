@@ -152,7 +152,7 @@ class _Sync:
         """Send the rows that come after all that W&B has, up to the next segment."""
         last = max(there, default=-1)
         rows = [line for line in self._lines if line[STEP] > last and (before is None or line[STEP] < before)]
-        if rows and (there or before is None):
+        if rows:
             self._send(rows)
 
     def _send(self, rows: Iterable[Mapping[str, Any]], rewound_to: int | None = None) -> None:
