@@ -104,6 +104,9 @@ class Recording:
         self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
         self.lease.note(step, self.plan.end_step)
+        # An earlier start's count; what was dropped then may be sent now.
+        said = self.record.trackers.items()
+        self.record.trackers = {name: value for name, value in said if not name.endswith("_dropped")}
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
         self._write_record()
         self._bar.start(step)
