@@ -41,8 +41,9 @@ class TestFanout:
     def done(
         self, request: pytest.FixtureRequest, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> Ended:
-        overrides = ["-m", POINT, RATES, "fanout.control=true", "tracker=wandb", "tracking.tags=[mine]"]
-        ended = tiny.launch(*overrides, f"hydra/launcher={request.param}", environment=environment)
+        overrides = ["-m", POINT, RATES, "tracker=wandb", "tracking.tags=[mine]"]
+        overrides += [f"hydra/launcher={request.param}", f"fanout.control={request.param == 'basic'}"]
+        ended = tiny.launch(*overrides, environment=environment)
         assert ended.status == 0, ended.err
         return ended
 
@@ -69,7 +70,8 @@ class TestFanout:
             assert "wandb_dropped" not in run.record.trackers
             whole(stored, run.directory)
         rates = {server.run(run.id).values["optimizer"]["lr"] for run in branches}
-        assert rates == {0.001, 0.002, 0.003}
+        assert rates >= {0.002, 0.003}
+        assert len(rates) == len(branches)
         trunk = metrics(tiny.trunk)
         row = server.run("lr-0.002").history[9]
         assert (row["_step"], row["trunk/val/error"]) == (30, trunk[30]["val/error"])

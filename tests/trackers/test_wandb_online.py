@@ -130,7 +130,7 @@ class TestForked:
     def branch(self, directory: Path, **changes: Any) -> Trackers:
         about = identity(directory, id="branch", forks_at=("trunk", 5, 5), **changes)
         metrics = MetricsFile(directory / "metrics.jsonl")
-        trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode="auto", fork=True), init_seconds=3.0)])
+        trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode="auto", fork=True))])
         trackers.start(about)
         for step in range(6, 9):
             trackers.log({"global_step": step, "train/x": -1.0})
@@ -180,17 +180,27 @@ class TestForked:
 class TestMisbehaving:
     """One warning at most, no step held up, the file complete; then the next run finds all well again."""
 
-    @pytest.fixture(autouse=True)
+    @pytest.fixture
     def short(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(worker, "FINISH_SECONDS", dict.fromkeys(worker.FINISH_SECONDS, 3.0))
 
     def train(
-        self, directory: Path, server: WandbServer, steps: int = 20, gone_at: int | None = None
+        self,
+        directory: Path,
+        server: WandbServer,
+        steps: int = 20,
+        gone_at: int | None = None,
+        init_seconds: float = 30.0,
+        upload_seconds: float = 2.0,
     ) -> Trackers:
         metrics = MetricsFile(identity(directory).directory / "metrics.jsonl")
-        tracker = WandbTracker(WandbConfig(mode="online"), init_seconds=1.0, upload_seconds=2.0)
+        tracker = WandbTracker(
+            WandbConfig(mode="online"), init_seconds=init_seconds, upload_seconds=upload_seconds
+        )
         trackers = Trackers(metrics, [tracker])
         trackers.start(identity(directory))
+        while not trackers.links and not trackers.dropped:
+            time.sleep(0.01)
         for step in range(1, steps + 1):
             if step == gone_at:
                 while len(server.all()) == 0 or not server.run("fixed").streams:
@@ -221,8 +231,8 @@ class TestMisbehaving:
     ) -> None:
         server.misbehave(does, **how)
         begun = time.monotonic()
-        trackers = self.train(tmp_path / "a", server)
-        assert time.monotonic() - begun < 30
+        trackers = self.train(tmp_path / "a", server, init_seconds=1.0)
+        assert time.monotonic() - begun < 60
         [warning] = warnings_in(caplog)
         assert "wandb failed (start)" in warning
         assert trackers.dropped == {"wandb": 20}
@@ -236,6 +246,7 @@ class TestMisbehaving:
         [("status", {"status": 500}), ("status", {"status": 403}), ("status", {"status": 404}), ("hang", {})],
         ids=["500", "403", "404", "hang"],
     )
+    @pytest.mark.usefixtures("short")
     def test_once_it_has_begun(
         self,
         tmp_path: Path,
@@ -253,6 +264,7 @@ class TestMisbehaving:
         assert rows(server, "fixed") == expected(1, 22)
         assert trackers.links
 
+    @pytest.mark.usefixtures("short")
     def test_gone_in_the_middle(
         self, tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -264,7 +276,7 @@ class TestMisbehaving:
 
     def test_slow(self, tmp_path: Path, server: WandbServer, caplog: pytest.LogCaptureFixture) -> None:
         server.misbehave("slow", seconds=0.1)
-        self.train(tmp_path / "a", server)
+        self.train(tmp_path / "a", server, upload_seconds=60.0)
         assert warnings_in(caplog) == []
         assert rows(server, "fixed") == expected(1, 20)
 
@@ -273,7 +285,7 @@ class TestMisbehaving:
     ) -> None:
         server.misbehave("status", status=503, on="UpsertBucket", times=1)
         metrics = tmp_path / "a" / "metrics.jsonl"
-        run(identity(tmp_path / "a"), range(1, 6), mode="online", init_seconds=20.0)
+        run(identity(tmp_path / "a"), range(1, 6), mode="online")
         assert warnings_in(caplog) == []
         assert rows(server, "fixed") == expected(1, 5)
         assert len(read_metrics(metrics)) == 5

@@ -34,7 +34,7 @@ def run(
     steps: range,
     mode: str = "offline",
     state: Any = "finished",
-    init_seconds: float = 5.0,
+    init_seconds: float = 30.0,
 ) -> Trackers:
     """A whole run's tracking, as training does it."""
     metrics = MetricsFile(about.directory / "metrics.jsonl")
