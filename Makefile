@@ -22,7 +22,7 @@ test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest
+	$(PY) -m pytest -n 3 --dist loadgroup
 
 format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff format .
@@ -32,6 +32,11 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.start
 	$(PY) -m benchmarks.loop
 	$(PY) -m benchmarks.save
+	$(PY) -m benchmarks.composing
+	$(PY) -m benchmarks.fanout
+	$(PY) -m benchmarks.restoring
+	$(PY) -m benchmarks.submitting
+	$(PY) -m benchmarks.tracking
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

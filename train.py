@@ -10,11 +10,10 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from launcher import config
-from launcher.entry import exit_with_one_message, run_job
+from launcher.entry import exit_with_one_message, register, run_job
 from launcher.peptide import config as peptide_config
 
-config.register()
+register()
 peptide_config.register()
 
 

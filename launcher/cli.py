@@ -18,8 +18,6 @@ from launcher.branch.command import command
 from launcher.branch.pin import pin
 from launcher.differences import override
 from launcher.errors import LauncherError
-from launcher.fanout import logs, status
-from launcher.fanout.cancel import cancel
 from launcher.lineage import find_run
 from launcher.messages import log_to_stderr
 from launcher.report import show as showing
@@ -149,12 +147,16 @@ def _proof(verdict: Verdict) -> str:
 
 
 def _status(options: argparse.Namespace) -> int:
+    from launcher.fanout import status
+
     found = status.statuses(options.outputs, options.name)
     _print(options, [one.to_json() for one in found], status.table(found))
     return 0
 
 
 def _logs(options: argparse.Namespace) -> int:
+    from launcher.fanout import logs
+
     for piece in logs.lines(options.outputs, options.run, options.follow):
         print(json.dumps({"text": piece}) if options.json else piece, end="\n" if options.json else "")
         sys.stdout.flush()
@@ -162,6 +164,8 @@ def _logs(options: argparse.Namespace) -> int:
 
 
 def _cancel(options: argparse.Namespace) -> int:
+    from launcher.fanout.cancel import cancel
+
     found = cancel(options.outputs, options.name)
     text = "\n".join(f"{one.run}: was {one.state} ({one.detail})" for one in found)
     _print(options, [one.to_json() for one in found], text or "Nothing was waiting or running.")
@@ -169,6 +173,7 @@ def _cancel(options: argparse.Namespace) -> int:
 
 
 def _retry(options: argparse.Namespace) -> int:
+    from launcher.fanout import status
     from launcher.fanout.retry import retry
     from launcher.job import run_sibling
 

@@ -87,6 +87,7 @@ class Composer:
         self._loader, self._base = loader, base
         self._parser = OverridesParser.create(config_loader=loader)
         self._made: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> Composed:
         """One sibling; what is wrong with it is in the result."""
@@ -120,6 +121,11 @@ class Composer:
             return False
         if isinstance(override.value(), dict):
             return False
-        if OmegaConf.is_config(OmegaConf.select(self._base, override.key_or_group, throw_on_missing=False)):
-            return False  # A group whose files only hydra.searchpath knows, or a list.
-        return not self._loader.get_group_options(override.key_or_group)
+        return not self._is_group(override.key_or_group)
+
+    def _is_group(self, key: str) -> bool:
+        if key not in self._groups:
+            # The groups of hydra.searchpath are known only to who knows the primary config.
+            primary = OmegaConf.select(self._base, "hydra.job.config_name")
+            self._groups[key] = bool(self._loader.get_group_options(key, config_name=primary))
+        return self._groups[key]

@@ -8,11 +8,12 @@ the schemas that their YAML files pull in. In each of them two keys never change
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher.errors import ConfigError
@@ -111,10 +112,45 @@ class WandbConfig:
 
 
 @dataclass
+class TensorboardConfig:
+    """TensorBoard's event files, in the run's directory."""
+
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a write wait for the next one, in memory."""
+
+
+@dataclass
+class MlflowConfig:
+    """MLflow: a local database, or a tracking server."""
+
+    uri: str | None = None
+    """Tracking URI (``http://host:5000``, ``sqlite:///file.db``); default: ``MLFLOW_TRACKING_URI``, then the
+    database ``store``."""
+    store: str = "multirun_outputs/mlflow.db"
+    """SQLite file that is used without a URI. Small artifacts lie beside it, in ``mlflow-artifacts``."""
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a request wait for the next one, in memory."""
+
+
+@dataclass
+class TrackioConfig:
+    """Trackio's local database. Its place is Trackio's own: ``TRACKIO_DIR``."""
+
+    flush_seconds: float = 5.0
+    """Lines that came within so many seconds after a write wait for the next one, in memory."""
+
+
+@dataclass
 class TrackerConfig:
-    """Trackers beside metrics.jsonl, which is always on. One node each; absent: not used."""
+    """Trackers beside metrics.jsonl, which is always on. One node each; absent: not used.
+
+    Several at once: ``tracker=[wandb,tensorboard]``.
+    """
 
     wandb: WandbConfig | None = None
+    tensorboard: TensorboardConfig | None = None
+    mlflow: MlflowConfig | None = None
+    trackio: TrackioConfig | None = None
 
 
 @dataclass
@@ -229,7 +265,7 @@ class Config:
             ConfigError: a key that does not exist, a value of the wrong type or outside its range.
         """
         try:
-            merged = OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create(dict(plain)))
+            merged = OmegaConf.merge(_schema(), OmegaConf.create(dict(plain)))
             config = OmegaConf.to_object(merged)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
@@ -239,6 +275,13 @@ class Config:
         assert isinstance(config, cls)
         validate(config)
         return config
+
+
+@functools.cache
+def _schema() -> DictConfig:
+    """The schema of a whole config; whoever merges into it gets a copy."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
 
 
 def register() -> None:

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher import config as schema
 from launcher import sweep
 from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
@@ -23,6 +24,12 @@ from launcher.launchers import pool, slurm
 from launcher.messages import log_to_stderr
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
+
+
+def register() -> None:
+    """Make the schema, the sweeper and the launchers known to Hydra; before its main is called."""
+    for part in (schema, sweep, pool, slurm):
+        part.register()
 
 
 def run_job(composed: DictConfig) -> float | None:
@@ -42,8 +49,6 @@ def run_job(composed: DictConfig) -> float | None:
     except LauncherError as error:
         if _TRACEBACK_WANTED:
             raise
-        if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
-            raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         if error.exit_status == ConfigError.exit_status and os.environ.get("RANK", "0") != "0":
             raise SystemExit(error.exit_status) from None  # Rank 0 shows it.
         hydra = HydraConfig.get()
@@ -82,8 +87,6 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     pass errors on; where the user set it, the traceback is theirs.
     """
     log_to_stderr()
-    for plugin in (sweep, pool, slurm):
-        plugin.register()
     if _TRACEBACK_WANTED:
         application()
         return

@@ -16,6 +16,9 @@ from launcher.layout import RunDirectory
 from launcher.messages import log_to_stderr
 from launcher.training.signals import ASKING, Interruption
 
+IMPORTED_LATER = ("launcher.run", "launcher.launchers.sibling", "torch.utils.serialization")
+"""What :func:`run_sibling` will import: for whoever forks the processes that call it."""
+
 
 def run_sibling(directory: Path, interruption: Interruption | None = None) -> int:
     """Bring the sibling in ``directory`` to its end in this process; the exit status.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from launcher.fanout.check import Candidate
     from launcher.fanout.written import Fanout
 
-_PARALLELISM = ("slots", "array_parallelism", "n_jobs")
+_PARALLELISM = ("array_parallelism", "n_jobs")
 """What launchers call the number of siblings that run at the same time."""
 
 

@@ -73,6 +73,9 @@ _SMALLEST: Mapping[str, float] = {
     "fanout.max_parallel": 1,
     "fanout.repeat": 1,
     "launch.nproc": 1,
+    "tracker.tensorboard.flush_seconds": 0.0,
+    "tracker.mlflow.flush_seconds": 0.0,
+    "tracker.trackio.flush_seconds": 0.0,
 }
 
 

@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-wandb", action="store_true", help="test against W&B's service: WANDB_API_KEY")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
+    for item in items:
+        group = "slurm" if "slurm" in item.path.parts else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 TrunkOf = Callable[..., Tiny]
 """The tiny project with a trunk for which these overrides were typed."""
 

@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 
 import train
 from launcher.branch.effect import build_task
+from launcher.composition import config_from
 from launcher.config import Config
-from launcher.entry import config_from
 from launcher.training.schedule import build_schedule
 from tests.tiny_process import ROOT, Tiny, digest
 

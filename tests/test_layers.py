@@ -32,13 +32,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config", "training.task")}
 """What a task may import: public interfaces. Nothing imports a task but ``train.py`` and the tests."""
 
-ONLY_IN: Mapping[str, str] = {"wandb": "launcher.trackers.wandb", "pyteomics": "launcher.peptide"}
+ONLY_IN: Mapping[str, str] = {
+    **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
+    "pyteomics": "launcher.peptide",
+}
 
-HEAVY = ("torch", "wandb", "pyteomics")
+HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "cli.py",
+    "report/*.py", "launchers/pool.py", "cli.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 
@@ -135,6 +138,7 @@ def test_imports_point_down_only() -> None:
         ("launcher.peptide.model", "from launcher.layout import x", "imports launcher.layout"),
         ("launcher.helpers", "", "launcher.helpers has no place"),
         ("launcher.trackers.base", "import wandb", "only launcher.trackers.wandb does"),
+        ("launcher.trackers.wandb", "import mlflow.tracking", "only launcher.trackers.mlflow does"),
         ("launcher.training.loop", "from pyteomics.mass import x", "only launcher.peptide does"),
         ("train", "import wandb", "only launcher.trackers.wandb does"),
         ("launcher.__init__", "from launcher import errors", "imports launcher.errors"),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hydra
 from omegaconf import DictConfig
 
-from launcher import config
-from launcher.entry import exit_with_one_message, run_job
+from launcher.entry import exit_with_one_message, register, run_job
 
-config.register()
+register()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

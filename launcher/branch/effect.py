@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -47,8 +48,9 @@ def build_task(config: Config) -> Task:
 class Settings:
     """Everything that decides what each step of a plan computes, under some config."""
 
-    def __init__(self, config: Config, plan: Plan) -> None:
-        self._task = build_task(config)
+    def __init__(self, config: Config, plan: Plan, task: Task | None = None) -> None:
+        """``task``: the config's, where it is built already."""
+        self._task = task or build_task(config)
         self._factor: Factor = build_schedule(config.scheduler, plan.horizon_steps)
         self._plan = plan
         optimizer = hyperparameters(config.optimizer)
@@ -101,11 +103,15 @@ def first_effect(one: Settings, other: Settings, steps: int) -> int | None:
     return next((step for step in range(1, steps + 1) if one.at(step) != other.at(step)), None)
 
 
-def effect_findings(plan: Plan) -> list[Finding]:
+def effect_findings(plan: Plan, task: Task | None = None) -> list[Finding]:
     """One finding for each factor that has no effect within the branch, or only a later one.
 
     Each declared factor is taken back by itself, to the trunk's value, and the settings of all steps
     are compared: a factor that hides behind another is found as well.
+
+    Args:
+        plan: the branch.
+        task: the plan's, where it is built already.
     """
     assert plan.point is not None
     units: dict[str, list[str]] = {}
@@ -115,7 +121,7 @@ def effect_findings(plan: Plan) -> list[Finding]:
             units.setdefault(unit, []).append(key)
     if not units:
         return []
-    own = Settings(plan.config, plan)
+    own = Settings(plan.config, plan, task)
     findings = []
     for unit, keys in units.items():
         without = _taken_back(plan, keys)
@@ -152,12 +158,26 @@ def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
     nested, trunk = plain(plan.config), flatten(plan.point.manifest.about.config)
     for key in keys:
         _set(nested, key, trunk)
-    try:
-        return Settings(Config.from_plain(nested), plan)
-    except Exception:
-        # The trunk's value alone makes no valid run (another data source's path, a key that the task
-        # needs), so it certainly matters. What a task raises on such a config is its own affair.
-        return None
+    config = {key: value for key, value in nested.items() if key not in _NOT_SETTINGS}
+    steps = (plan.horizon_steps, plan.schedule_start, plan.start.task_step)
+    mark = hashlib.sha256(canonical_json([config, steps])).digest()
+    if mark not in _known:
+        if len(_known) >= _KNOWN:
+            _known.clear()
+        try:
+            _known[mark] = Settings(Config.from_plain(nested), plan)
+        except Exception:
+            # The trunk's value alone makes no valid run (another data source's path, a key that the task
+            # needs), so it certainly matters. What a task raises on such a config is its own affair.
+            _known[mark] = None
+    return _known[mark]
+
+
+_NOT_SETTINGS = frozenset({"paths", "tracker", "tracking", "checkpoint", "fanout"})
+"""Nodes that decide nothing of what is computed."""
+_KNOWN = 64
+_known: dict[bytes, Settings | None] = {}
+"""The settings of siblings with their factors taken back: most often the same for all of them."""
 
 
 def _set(nested: dict[str, Any], key: str, trunk: Mapping[str, Any]) -> None:

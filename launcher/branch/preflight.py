@@ -52,7 +52,7 @@ def preflight(
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
         if not errors(findings):
-            findings += effect_findings(plan)
+            findings += effect_findings(plan, task)
     return findings
 
 

@@ -107,10 +107,14 @@ class Display:
         if self._live is None or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _RENEW_SECONDS
+        self.look()
+        self._live.update(self.table(), refresh=True)
+
+    def look(self) -> None:
+        """See how far those are that run."""
         for line in self._lines.values():
             if line.state in ("starting", "running"):
                 _look(line)
-        self._live.update(self.table(), refresh=True)
 
     def table(self) -> Table:
         """The lines; where the terminal is too low for them, those that run and one that counts the rest."""

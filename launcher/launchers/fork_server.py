@@ -3,7 +3,8 @@
 It is forked from the command's own process, before that has computed anything. What the command does later
 would spoil its children: OpenMP's threads do not survive a fork, and a forked process that uses them after
 its parent did hangs; CUDA cannot be used at all in the child of a process that has asked for a device. The
-checks of a fan-out do either. So the server stays as it was born and does nothing but import and fork.
+checks of a fan-out do either. So the server stays as it was born: it imports, reads what its children will
+share, and forks; and what it computes meanwhile it computes with one thread, which is safe.
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class _Import:
-    modules: tuple[str, ...]
+class _Prepare:
+    call: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,15 @@ class ForkServer:
         """Readable when there is a report; for select."""
         return self._connection.fileno()
 
-    def preload(self, modules: Iterable[str]) -> None:
-        """Let the server import these before it forks again.
+    def prepare(self, call: Callable[[], object]) -> None:
+        """Let the server do this itself before it forks again. Pickled; what goes wrong there is passed over.
+
+        It may leave neither threads nor processes behind.
 
         Raises:
-            ServerLost: it is gone.
+            ServerLost: the server is gone.
         """
-        self._send(_Import(tuple(modules)))
+        self._send(_Prepare(call))
 
     def start(self, order: Order) -> None:
         """Fork a process.
@@ -165,15 +168,16 @@ class _Server:
         """Never returns into the stack of the process that it was forked from."""
         try:
             self._detach()
-            _import(modules)
-            gc.collect()
-            gc.freeze()  # A collection in a child would write to, and so copy, every page of the parent's.
+            self._prepare(lambda: import_modules(modules))
             while True:
-                for ready in wait([self._connection, self._woken]):
-                    if ready is self._connection:
-                        self._obey(self._connection.recv())
-                    else:
-                        os.read(self._woken, 4096)
+                if self._woken in wait([self._connection, self._woken]):
+                    os.read(self._woken, 4096)
+                # All of them first: if the command has gone meanwhile, nothing that it ordered starts.
+                messages = []
+                while self._connection.poll():
+                    messages.append(self._connection.recv())
+                for message in messages:
+                    self._obey(message)
                 self._reap()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass
@@ -197,9 +201,20 @@ class _Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
-    def _obey(self, message: Order | _Import | _Signal) -> None:
-        if isinstance(message, _Import):
-            _import(message.modules)
+    def _prepare(self, call: Callable[[], object]) -> None:
+        if "torch" in sys.modules:
+            import torch
+
+            torch.set_num_threads(1)
+        # Whoever needs it will find out, and say, what is wrong with it.
+        with contextlib.suppress(Exception):
+            call()
+        gc.collect()
+        gc.freeze()  # A collection in a child would write to, and so copy, every page that it shares.
+
+    def _obey(self, message: Order | _Prepare | _Signal) -> None:
+        if isinstance(message, _Prepare):
+            self._prepare(message.call)
         elif isinstance(message, _Signal):
             self._signal(message.number)
         else:
@@ -246,8 +261,8 @@ class _Server:
                 self._connection.send(Ended(number, ended.si_status))
 
 
-def _import(modules: Iterable[str]) -> None:
+def import_modules(modules: Iterable[str]) -> None:
+    """Import modules by name; those that cannot be imported are passed over."""
     for name in modules:
-        # Whoever needs it will say what is wrong with it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)

@@ -54,13 +54,7 @@ class HydraJob:
             returned = self._run(hydra)
         except Exception as error:
             returned = error
-        try:
-            pickled = pickle.dumps(returned)
-            pickle.loads(pickled)  # Some exceptions can be pickled, but not read again.
-        except Exception as error:
-            said = returned if isinstance(returned, Exception) else returned._return_value
-            pickled = pickle.dumps(RunFailed(f"A job's result cannot be sent: {error}", found=repr(said)))
-        self.result.write_bytes(pickled)
+        self.result.write_bytes(_pickled(returned))
         return 0
 
     def _run(self, hydra: Hydra) -> JobReturn:
@@ -80,6 +74,21 @@ class HydraJob:
             job_dir_key="hydra.sweep.dir",
             job_subdir_key="hydra.sweep.subdir",
         )
+
+
+def _pickled(returned: JobReturn | Exception) -> bytes:
+    """The result as bytes; one that cannot travel makes the job a failed one, and takes no other along."""
+    try:
+        pickled = pickle.dumps(returned)
+        pickle.loads(pickled)  # Some exceptions can be pickled, but not read again.
+        return pickled
+    except Exception as error:
+        said = returned._return_value if isinstance(returned, JobReturn) else returned
+        unsent = RunFailed(f"A job's result cannot be sent: {error}", found=repr(said))
+        if isinstance(returned, JobReturn):
+            returned.status, returned._return_value = JobStatus.FAILED, unsent
+            return pickle.dumps(returned)
+        return pickle.dumps(unsent)
 
 
 def launch_jobs(

@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from launcher.config import Config, FanoutConfig
 from launcher.errors import ConfigError, LauncherError
-from launcher.launchers.fork_server import ForkServer
+from launcher.launchers.fork_server import ForkServer, import_modules
 from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling
 from launcher.layout import RunDirectory
@@ -103,10 +104,15 @@ class PoolLauncher(Launcher):
         """
         from launcher.launchers.dispatch import Dispatch, Job
         from launcher.launchers.display import Display
+        from launcher.launchers.shared_data import most_shared, share_data
 
         # What the checks have imported meanwhile: once in the server instead of in each sibling.
-        package = run.__module__.partition(".")[0]
-        self._server.preload(name for name in list(sys.modules) if name.partition(".")[0] == package)
+        packages = {__name__.partition(".")[0], run.__module__.partition(".")[0]}
+        names = [name for name in sys.modules if name.partition(".")[0] in packages]
+        names += getattr(sys.modules[run.__module__], "IMPORTED_LATER", ())
+        self._server.prepare(partial(import_modules, names))
+        if (shared := most_shared([one.directory for one in siblings])) is not None:
+            self._server.prepare(partial(share_data, shared))
         slots = self._room(siblings, fanout.max_parallel)
         jobs = [
             Job(one, _SiblingJob(run, one.directory), RunDirectory(one.directory).log) for one in siblings

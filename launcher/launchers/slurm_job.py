@@ -6,7 +6,8 @@ SLURM says two things with signals, and the answer to one is wrong for the other
   to ask for its own requeue.
 - SIGTERM alone is ``scancel``, or preemption on other clusters; nothing tells them apart. A requeue would
   bring a cancelled job back to life, and a job that leaves by itself while it is preempted counts as failed
-  and is not started again. So the job waits to be killed, and SLURM does what it meant.
+  and is not started again. So the job waits to be killed, and SLURM does what it meant. Where SLURM means
+  nothing, because somebody sent the signal by hand, the job leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.errors import LauncherError
@@ -25,8 +26,9 @@ from launcher.training.signals import Interruption
 LEFT_STATUS = 75
 """Exit status of a process that leaves for a requeue: EX_TEMPFAIL."""
 KILL_SECONDS = 1800.0
-"""How long a job waits to be killed. More than a partition's GraceTime; a job that got its SIGTERM from
-somebody's hand does not keep its node for longer."""
+"""How long a job waits to be killed where SLURM does not say what it means; more than a GraceTime."""
+LOOK_SECONDS = 5.0
+"""Time between two questions whether SLURM means to end the job; two equal answers count."""
 REQUEUE_SECONDS = 600.0
 """How long a requeue is tried: a controller may be down for a while."""
 _ON_ITS_WAY = ("PENDING", "COMPLETING", "PREEMPTED", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
@@ -72,11 +74,11 @@ def leave(
         return interruption.exit_status
     if signal.SIGUSR2 not in interruption.received:
         _say(f"job {job.id}: the state is saved; waiting for SLURM to end the job.")
-        if not _comes_true(lambda: signal.SIGUSR2 in interruption.received, kill_seconds):
-            _say(f"job {job.id}: not ended within {kill_seconds:.0f} s; leaving. Launch it again to go on.")
+        if not _told(job, interruption, kill_seconds):
+            _say(f"job {job.id}: SLURM does not end it; leaving. Launch it again to go on.")
             return interruption.exit_status
     if job.rank != 0:
-        _comes_true(lambda: False, requeue_seconds)
+        time.sleep(requeue_seconds)
     elif requeue_this(job, requeue_seconds):
         _say(f"job {job.id}: the state is saved and the job goes back into the queue.")
     else:
@@ -108,13 +110,27 @@ def _on_its_way(job: str) -> bool:
         return False
 
 
-def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
+def _told(job: SlurmJob, interruption: Interruption, seconds: float) -> bool:
+    """Wait to be killed; True: SIGUSR2 came; False: it will not happen, or did not for so long."""
+    end, look, unmeant = time.monotonic() + seconds, time.monotonic() + LOOK_SECONDS, 0
+    while signal.SIGUSR2 not in interruption.received:
+        now = time.monotonic()
+        if now > end or unmeant == 2:
             return False
+        if now > look and job.rank == 0:
+            look = now + LOOK_SECONDS
+            unmeant = unmeant + 1 if _left_alone(job.id) else 0
         time.sleep(0.1)
     return True
+
+
+def _left_alone(job: str) -> bool:
+    """Whether SLURM says that the job runs, and neither preempts nor cancels it."""
+    try:
+        shown = show_job(job)
+    except LauncherError:
+        return False
+    return shown.get("JobState") == "RUNNING" and shown.get("PreemptTime") == "None"
 
 
 def _say(text: str) -> None:

@@ -5,8 +5,10 @@ A job is named as SLURM names it: ``123``, or ``123_4`` for task 4 of the array 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,11 +75,12 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS, environment: Mapping[str
         ConfigError: the program is not on PATH.
         SlurmError: it failed, or gave no answer in time.
     """
+    pipe = subprocess.PIPE
     try:
         # In its own session: a signal to the job's process group is not meant for it.
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=seconds, check=False,
-            stdin=subprocess.DEVNULL, start_new_session=True, env=environment,
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, errors="replace",
+            start_new_session=True, env=environment,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise ConfigError(
@@ -86,21 +89,26 @@ def ask(*command: str, seconds: float = ANSWER_SECONDS, environment: Mapping[str
             expected="SLURM's programs: sbatch, squeue, scontrol, sinfo, scancel",
             do="launch from a login node of the cluster, or take another hydra/launcher",
         ) from error
+    try:
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired as error:
+        # Sites wrap these programs: whatever the wrapper started holds the pipes as well.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         raise SlurmError(
             f"SLURM gave no answer within {seconds:.0f} s.",
             where=" ".join(command),
             do="see whether the controller is up: scontrol ping",
         ) from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+    if process.returncode != 0:
+        said = (err or out).strip()
         raise SlurmError(f"{command[0]} failed.", where=" ".join(command), found=said or "no message")
-    return done.stdout
+    return out
 
 
 def available() -> bool:
-    """Whether SLURM's programs are on PATH."""
-    return shutil.which("sbatch") is not None
+    """Whether SLURM can be asked from here."""
+    return shutil.which("squeue") is not None
 
 
 def queued(jobs: Iterable[str], every: bool = False) -> dict[str, JobState]:

@@ -97,7 +97,7 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
     path = shlex.quote(os.pathsep.join(code.import_path))
     setup = [
         *(settings.get("setup") or []),
-        "unset WANDB_SERVICE",
+        "unset WANDB_SERVICE",  # It names a service of the launching process, and dies with it.
         f"export PYTHONPATH={path}${{PYTHONPATH:+:$PYTHONPATH}}",
         f"readarray -t launcher_runs < {shlex.quote(str(tasks))}",
     ]
@@ -163,14 +163,11 @@ def submit(
 
 
 def environment() -> dict[str, str]:
-    """What travels with a job: everything, less what belongs to this process or to a job around it.
-
-    ``WANDB_SERVICE`` names a service of this process; a child that finds it dies with it.
-    """
+    """What travels with a job: everything, less what belongs to a job around this process."""
     return {
         name: value
         for name, value in os.environ.items()
-        if name != "WANDB_SERVICE" and (name in _OF_CLUSTER or not name.startswith(_OF_SUBMITTER))
+        if name in _OF_CLUSTER or not name.startswith(_OF_SUBMITTER)
     }
 
 

@@ -50,7 +50,9 @@ class Dataset:
     ``previous`` are the tokens shifted by the start token, ``prefix_mass`` the mass before each place.
     """
 
-    def __init__(self, spectra: Spectra, config: DataConfig) -> None:
+    def __init__(self, spectra: Spectra, config: DataConfig, records: Records | None = None) -> None:
+        self.records = records
+        """What was left out of the file that it comes from, if it comes from one."""
         held_out = _held_out(spectra.tokens, config.validation_share)
         tensors = _tensors(_as_annotated(spectra, held_out, config))
         self.training = {name: values[torch.from_numpy(~held_out)] for name, values in tensors.items()}
@@ -74,6 +76,7 @@ def load(config: DataConfig) -> Dataset:
     Raises:
         DataError: a file that cannot be read or has fewer than two different usable peptides.
     """
+    records: Records | None = None
     match config:
         case MgfData():
             spectra, records = read_spectra(
@@ -109,7 +112,7 @@ def load(config: DataConfig) -> Dataset:
             spectra = simulated(tokens, config, generator)
         case _:
             raise TypeError(f"no data from a {type(config).__name__}")
-    return Dataset(spectra, config)
+    return Dataset(spectra, config, records)
 
 
 def fingerprint(config: DataConfig) -> str:

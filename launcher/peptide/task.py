@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.config import Config
+from launcher.files import canonical_json
 from launcher.peptide import dataset
 from launcher.peptide.curriculum import Curriculum
 from launcher.peptide.model import SequencingTransformer
@@ -23,6 +24,9 @@ VALIDATION_PEAK_WIDTH = 0.2
 
 NOT_SETTINGS = frozenset({"label", "facts", "path", "strict"})
 """Keys of a node that do not decide by themselves what a step computes: a file counts by its content."""
+
+_shared: dict[bytes, dataset.Dataset] = {}
+"""Data that :meth:`PeptideTask.share_data` has read, by what it is."""
 
 
 class PeptideTask:
@@ -48,7 +52,20 @@ class PeptideTask:
 
     @cached_property
     def _dataset(self) -> dataset.Dataset:
-        return dataset.load(self._data)
+        shared = _shared.get(self._data_key())
+        if shared is None:
+            return dataset.load(self._data)
+        if shared.records is not None:
+            shared.records.report()
+        return shared
+
+    def share_data(self) -> None:
+        """Read the data and keep it for every task of this process that has the same."""
+        _shared[self._data_key()] = self._dataset
+
+    def _data_key(self) -> bytes:
+        # With the fingerprint, a file that was edited since is read again.
+        return canonical_json([type(self._data).__name__, vars(self._data), self.fingerprint()])
 
     @cached_property
     def _lasting_settings(self) -> dict[str, object]:

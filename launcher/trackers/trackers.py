@@ -14,6 +14,9 @@ from typing import Any
 from launcher.config import TrackerConfig
 from launcher.trackers.base import RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import STEP, MetricsFile
+from launcher.trackers.mlflow import MlflowTracker
+from launcher.trackers.tensorboard import TensorboardTracker
+from launcher.trackers.trackio import TrackioTracker
 from launcher.trackers.wandb.tracker import WandbTracker
 from launcher.trackers.worker import Worker
 
@@ -23,6 +26,12 @@ def trackers_of(config: TrackerConfig) -> list[Tracker]:
     trackers: list[Tracker] = []
     if config.wandb is not None and config.wandb.mode != "disabled":
         trackers.append(WandbTracker(config.wandb))
+    if config.tensorboard is not None:
+        trackers.append(TensorboardTracker(config.tensorboard))
+    if config.mlflow is not None:
+        trackers.append(MlflowTracker(config.mlflow))
+    if config.trackio is not None:
+        trackers.append(TrackioTracker(config.trackio))
     return trackers
 
 

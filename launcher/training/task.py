@@ -30,8 +30,20 @@ class Stateful(Protocol):
         ...
 
 
+@runtime_checkable
+class SharesData(Protocol):
+    """A task that can read its data once for all tasks of a process, and of the processes forked from it."""
+
+    def share_data(self) -> None:
+        """Read the data and keep it for whichever task of this process has the same.
+
+        May leave neither threads nor processes behind.
+        """
+        ...
+
+
 class Task(Protocol):
-    """A model, its data and its loss."""
+    """A model, its data and its loss. May also be a :class:`SharesData`."""
 
     def build_model(self) -> nn.Module:
         """A new model, initialised from torch's global RNG.

@@ -43,6 +43,10 @@ def _see(directory: Path, begun: float) -> None:
 def nothing(directory: Path, argument: str) -> None: ...
 
 
+def linger(directory: Path, seconds: str) -> None:
+    time.sleep(float(seconds))
+
+
 def leave(directory: Path, status: str) -> int:
     return int(status)
 

@@ -12,12 +12,12 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.singleton import Singleton
 
-from launcher import config, sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
 from launcher.composition import config_from
 from launcher.differences import plain
+from launcher.entry import register
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import RunDirectory
 from launcher.lineage import RunRecord, read_run, utc_now
@@ -29,8 +29,7 @@ CONF = ROOT / "tests" / "conf"
 
 def queued(tiny: Tiny, *overrides: str) -> Sibling:
     """A sibling of the tiny task that waits for its turn."""
-    config.register()
-    sweep.register()
+    register()
     # Hydra keeps which version's defaults it follows; its own suite wants to choose for itself.
     before = Singleton.get_state()
     try:

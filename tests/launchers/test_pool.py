@@ -46,7 +46,7 @@ def test_siblings_are_bit_for_bit_the_runs_that_they_would_be_alone(tiny: Tiny, 
 
 
 def test_there_are_never_more_at_a_time_than_slots(empty: Tiny) -> None:
-    siblings = [acting(empty.outputs, number, "nothing") for number in range(20)]
+    siblings = [acting(empty.outputs, number, "linger 0.05") for number in range(20)]
     ended = start(empty, siblings, slots=3).end()
     assert outcomes(ended.out) == ended_well(siblings)
     assert at_once(siblings) <= 3

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from launcher.launchers.sibling import Sibling
+from launcher.launchers.stopping import Stopping
 from launcher.layout import RunDirectory
 from launcher.lineage import read_run
 from tests.launchers.siblings import acting, alive, outcomes, queued, record, seen, start, until
-from tests.tiny_process import Tiny, digest
+from tests.tiny_process import Started, Tiny, digest
 
 LONG = "training.steps=1000000"
 
@@ -21,6 +22,11 @@ LONG = "training.steps=1000000"
 def training(sibling: Sibling) -> bool:
     metrics = RunDirectory(sibling.directory).metrics
     return metrics.exists() and metrics.stat().st_size > 0
+
+
+def said(started: Started) -> str:
+    """On stderr, so far."""
+    return Path(started.streams.name, "err").read_text()
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -49,6 +55,7 @@ def test_the_terminals_ctrl_c_reaches_the_command_only(empty: Tiny) -> None:
     pids = [seen(one)["pid"] for one in siblings]
     helpers = [int((one.directory / "helper").read_text()) for one in siblings]
     os.killpg(started.pid, signal.SIGINT)
+    until(lambda: "save and stop" in said(started))
     os.kill(started.pid, signal.SIGHUP)
     os.kill(started.pid, signal.SIGTERM)
     assert all(map(alive, pids)), "only Ctrl-C again means at once"
@@ -60,13 +67,22 @@ def test_the_terminals_ctrl_c_reaches_the_command_only(empty: Tiny) -> None:
     assert "SIGINT: killing all siblings." in ended.err
 
 
+def test_only_ctrl_c_makes_it_at_once() -> None:
+    with Stopping() as stopping:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert (stopping.asked, stopping.at_once) == (signal.SIGHUP, False)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (stopping.asked, stopping.at_once) == (signal.SIGHUP, True)
+
+
 def test_a_sibling_that_was_killed_by_ctrl_c_is_interrupted_and_goes_on_later(empty: Tiny) -> None:
     [sibling] = siblings = [queued(empty)]
     (sibling.directory / "act").write_text("stay")
     started = start(empty, siblings)
     until((sibling.directory / "ready").exists)
     os.kill(started.pid, signal.SIGINT)
-    until(lambda: "save and stop" in Path(started.streams.name, "err").read_text())
+    until(lambda: "save and stop" in said(started))
     os.kill(started.pid, signal.SIGINT)
     assert started.end(30).status == 130
     assert record(sibling).state == "queued"

@@ -6,6 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import TextIO
 
@@ -63,6 +64,8 @@ def slurm(cluster: Cluster) -> Cluster:
 @pytest.fixture
 def on_slurm(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launched:
     """The tiny project, its runs slow until told to hurry; this process talks to the cluster."""
+    # What is forked from it gets the environment of its start; nothing of a test's own belongs there.
+    ensure_running()
     launched = Launched(Tiny(tmp_path / "outputs"), slurm, tmp_path / "hurried")
     for name, value in slurm.environment().items():
         monkeypatch.setenv(name, value)

@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
-from launcher import config as schema
-from launcher import sweep
 from launcher.branch.declared import declared
 from launcher.branch.plan import plan
 from launcher.branch.record import new_record
 from launcher.composition import config_from
 from launcher.config import FanoutConfig
+from launcher.entry import register
 from launcher.job import run_sibling
 from launcher.launchers.sibling import Launch, Outcome, Sibling, read_launch
 from launcher.launchers.slurm import SlurmConf, SlurmLauncher
@@ -44,18 +43,17 @@ class Launched:
     slurm: Cluster
     hurried: Path
 
-    def sibling(self, *overrides: str) -> Sibling:
+    def sibling(self, *overrides: str, conf: Path = ROOT / "tests" / "conf") -> Sibling:
         """A run with its ``launch.json`` and its record, as the sweeper leaves them."""
         typed = [*LENGTH, *overrides]
         outputs = [f"paths.outputs={self.tiny.outputs}"]
-        schema.register()
-        sweep.register()
-        with initialize_config_dir(str(ROOT / "tests" / "conf"), version_base="1.3"):
+        register()
+        with initialize_config_dir(str(conf), version_base="1.3"):
             composed = compose("config", [*typed, *outputs], return_hydra_config=True)
         choices = dict(composed.hydra.runtime.choices)
         with open_dict(composed):
             del composed["hydra"]
-        said = declared([*typed, *outputs], choices, [ROOT / "tests" / "conf"])
+        said = declared([*typed, *outputs], choices, [conf])
         what = plan(config_from(composed), said)
         directory = what.directory.path.absolute()
         directory.mkdir(parents=True, exist_ok=True)
@@ -92,14 +90,14 @@ class Launched:
         self.wait(there, f"start {start} of {sibling.id} takes steps\n{self.said(sibling)}")
 
     def wait_until_finished(self, *siblings: Sibling) -> None:
-        """Until the records and the accounting say so."""
+        """Until the records and the controller say so."""
 
         def finished() -> bool:
             return all(self.run(one).record.state == "finished" for one in siblings)
 
         def completed() -> bool:
-            booked = self.slurm.accounted(",".join(jobs))
-            return all(booked.get(job) == "COMPLETED" for job in jobs)
+            known = {one.id: one.state for one in self.slurm.jobs("--states=all")}
+            return all(known[job] == "COMPLETED" for job in jobs)
 
         jobs = [self.job(sibling) for sibling in siblings]
         logs = "\n".join(f"{one.id}:\n{self.said(one)}" for one in siblings)
@@ -132,28 +130,28 @@ class Launched:
         assert job is not None
         return job.nodes
 
-    def check_undisturbed(self, sibling: Sibling, seed: int) -> None:
+    def check_undisturbed(self, sibling: Sibling, seed: int, *overrides: str) -> None:
         """It ended as a run ends that nobody disturbed; every step was logged once; nothing was left over."""
         run = self.run(sibling)
         assert run.record.state == "finished"
         assert list(metrics(run)) == list(range(1, STEPS + 1))
-        assert digest(run, STEPS) == undisturbed(seed, self.tiny.outputs.parent)
+        assert digest(run, STEPS) == undisturbed(self.tiny.outputs.parent, f"seed={seed}", *overrides)
         left = [path for path in sibling.directory.rglob("*") if ".tmp" in path.name]
         assert left == []
         assert STEPS in manifests(run)
 
 
-_known: dict[int, str] = {}
+_known: dict[tuple[str, ...], str] = {}
 
 
-def undisturbed(seed: int, place: Path) -> str:
+def undisturbed(place: Path, *overrides: str) -> str:
     """The digest at the end of a run of which nobody knew."""
-    if seed not in _known:
+    if overrides not in _known:
         alone = Tiny(place / "alone")
         # The server that it is forked from may have begun while runs were to be slow.
-        run = alone.train(f"seed={seed}", *LENGTH, environment={SLOW_UNTIL: ""})
-        _known[seed] = digest(run, STEPS)
-    return _known[seed]
+        run = alone.train(*overrides, *LENGTH, environment={SLOW_UNTIL: ""})
+        _known[overrides] = digest(run, STEPS)
+    return _known[overrides]
 
 
 def launcher(**settings: Any) -> SlurmLauncher:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from launcher.launchers.sibling import Sibling
+from launcher.launchers.slurm_queries import release, requeue, show_job, states
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from tests.slurm.launched import Launched
@@ -94,8 +96,47 @@ def test_a_node_that_dies_and_one_that_is_cut_off(on_slurm: Launched) -> None:
     finish(on_slurm, {1: died, 2: cut})
 
 
+def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched) -> None:
+    sibling = on_slurm.sibling("seed=1", "launch.nproc=2")
+    on_slurm.launch([sibling], nodes=2)
+    on_slurm.wait_for_steps(sibling)
+    assert on_slurm.node(sibling) == "n[1-2]"
+    on_slurm.slurm.run("scancel", "--signal=USR2", on_slurm.job(sibling))
+    on_slurm.wait_for_steps(sibling, start=2)
+    assert on_slurm.said(sibling).count("goes back into the queue") == 1
+    on_slurm.hurry()
+    on_slurm.wait_until_finished(sibling)
+    on_slurm.check_undisturbed(sibling, 1, "launch.nproc=2")
+    assert len(on_slurm.run(sibling).record.starts) == 2
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_the_controller_is_down_at_the_requeue_and_a_job_is_held_after_it(on_slurm: Launched) -> None:
+    told = start(on_slurm, 1, **on_node("n1"))
+    held = start(on_slurm, 2, **on_node("n2"))
+    for sibling in (told, held):
+        on_slurm.wait_for_steps(sibling)
+    time.sleep(6)  # The controller writes its state every few seconds; of younger jobs it would know nothing.
+    on_slurm.slurm.run("scancel", "--signal=USR2", on_slurm.job(told))
+    on_slurm.slurm.controller(alive=False)
+    on_slurm.wait(lambda: "no requeue yet" in on_slurm.said(told), "the job cannot be requeued")
+    on_slurm.slurm.controller(alive=True)
+
+    raw = show_job(on_slurm.job(held))["JobId"]
+    requeue(on_slurm.job(held))
+    place = on_slurm.slurm.home() / "spool" / "n2" / f"job{raw}"
+    on_slurm.wait(lambda: not place.exists(), "the node has forgotten the job")
+    place.touch()  # Where the node would make the job's directory.
+    job = on_slurm.job(held)
+    on_slurm.wait(lambda: states([job])[job].held_after_requeue, "SLURM holds the job")
+    place.unlink()
+    on_slurm.slurm.revive("n2")
+    release([job])
+    assert not states([job])[job].held
+    finish(on_slurm, {1: told, 2: held})

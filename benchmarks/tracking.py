@@ -1,0 +1,137 @@
+"""Steps per second with each tracker, against none, at one log line every ten steps.
+
+One run of the reference task trains throughout. Its segments log into metrics.jsonl alone and into
+metrics.jsonl and one tracker in turn; the result is the median of the ratios of neighbouring segments.
+Run: python -m benchmarks.tracking [--quick] [TRACKER ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import median, save
+from benchmarks.setting import composed
+from launcher.branch.effect import build_task
+from launcher.config import Config
+from launcher.trackers.base import RunIdentity
+from launcher.trackers.metrics_file import STEP, MetricsFile
+from launcher.trackers.trackers import Trackers, trackers_of
+from launcher.training.device import prepare_process
+from launcher.training.distributed import Ranks
+from launcher.training.loop import train
+from launcher.training.progress import Progress
+from launcher.training.restore import new_model
+from launcher.training.rng import seed_all
+from launcher.training.schedule import build_schedule
+from launcher.training.signals import Interruption
+from launcher.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+BAR = 0.98
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+WITHOUT = "metrics.jsonl"
+
+
+class Switched:
+    """The hooks of the training loop, logging to whichever trackers have their turn."""
+
+    def __init__(self, ways: Mapping[str, Trackers]) -> None:
+        self.ways, self.way = ways, WITHOUT
+        self.times: dict[int, float] = {}
+        self.step = 0
+
+    def log(self, progress: Progress, metrics: Mapping[str, float | str]) -> None:
+        self.ways[self.way].log({STEP: progress.step, "branch_step": progress.step, **metrics})
+
+    def save(self) -> None:
+        pass
+
+    def after_step(self) -> None:
+        self.step += 1
+        self.times[self.step] = time.perf_counter()
+
+
+def started(name: str, directory: Path) -> Trackers:
+    """A tracker that is past its start: that is no part of a step."""
+    tracker = composed(
+        f"tracker=[{'none' if name == WITHOUT else name}]", f"paths.outputs={directory}"
+    ).tracker
+    place = directory / name
+    place.mkdir()
+    trackers = Trackers(MetricsFile(place / "metrics.jsonl"), trackers_of(tracker))
+    trackers.start(RunIdentity(name, name, "group", "job", place, project="benchmark"))
+    return trackers
+
+
+def measure(
+    names: list[str], config: Config, rounds: int, steps: int, directory: Path
+) -> dict[str, list[float]]:
+    """Seconds of each segment, by tracker."""
+    prepare_process(config, CPU)
+    task = build_task(config)
+    seed_all(config.seed)
+    trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
+    hooks = Switched({name: started(name, directory) for name in (WITHOUT, *names)})
+    seconds: dict[str, list[float]] = {name: [] for name in hooks.ways}
+
+    def segment(name: str) -> float:
+        hooks.way, first = name, hooks.step
+        # A segment's last step is logged in any case, so the clock stops one step before it.
+        train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
+        return hooks.times[first + steps] - hooks.times[first + 1]
+
+    with Interruption() as interruption:
+        for name in hooks.ways:
+            segment(name)
+        for index in range(rounds):
+            for name in hooks.ways if index % 2 == 0 else reversed(list(hooks.ways)):
+                seconds[name].append(segment(name))
+    for name, trackers in hooks.ways.items():
+        trackers.finish("finished")
+        if trackers.dropped:
+            raise SystemExit(f"{name} failed: there is nothing to measure.")
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser.add_argument(
+        "trackers", nargs="*", metavar="TRACKER", help=f"default: of {', '.join(TRACKERS)}, those installed"
+    )
+    options = parser.parse_args()
+    logging.getLogger("launcher").setLevel(logging.ERROR)
+    names = options.trackers or [name for name in TRACKERS if importlib.util.find_spec(name)]
+    rounds, steps = (2, 60) if options.quick else (30, 300)
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ.update(WANDB_MODE="offline", TRACKIO_DIR=f"{directory}/trackio")
+        config = composed("training.log_every=10", "training.validate_every=0", "checkpoint.every=10000000")
+        seconds = measure(names, config, rounds, steps, Path(directory))
+    ratios = {
+        name: median(a / b for a, b in zip(seconds[WITHOUT], seconds[name], strict=True)) for name in names
+    }
+    shown = ", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
+    save(
+        "tracking",
+        {
+            "steps_per_second": {name: (steps - 1) / median(each) for name, each in seconds.items()},
+            "ratios": ratios,
+            "bar": BAR,
+            "seconds": seconds,
+        },
+        f"tracking: {shown} of the steps per second without (bar: at least {BAR})",
+        quick=options.quick,
+    )
+
+
+if __name__ == "__main__":
+    main()

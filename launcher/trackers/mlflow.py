@@ -1,0 +1,263 @@
+"""MLflow, by its real client; the only file that imports mlflow, and only when a run starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.config import MlflowConfig
+from launcher.files import flatten
+from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, manifest_of
+from launcher.trackers.base import RunIdentity, State
+from launcher.trackers.metrics_file import STEP
+from launcher.trackers.mirror import missing
+from launcher.trackers.wandb.names import DEFAULT_PROJECT
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+RUN_ID = "launcher_run_id"
+"""The tag that a run is found by after a requeue, and as the parent of its branches."""
+METRICS_A_REQUEST = 1000
+"""More the server refuses."""
+PARAMS_A_REQUEST = 100
+LONGEST_KEY = 250
+LONGEST_PARAM = 6000
+LONGEST_TAG = 5000
+
+_SETTINGS = {
+    # The client would go on for four minutes; what it could not send is in metrics.jsonl.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Set where the environment does not say otherwise; the client has no other way to be told."""
+_STATUS: Mapping[State, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "SCHEDULED"}
+_BRANCH_POINT = (
+    "branch_type", "branched_from_checkpoint", "branched_from_step", "branched_from_run",
+    "branched_from_sha256", "comparison_to_run",
+)  # fmt: skip
+_ILLEGAL_IN_KEY = re.compile(r"[^\w\-. /:]")
+
+
+@dataclass(frozen=True)
+class _Line:
+    step: int
+    milliseconds: int
+    metrics: Mapping[str, float]
+
+
+class MlflowTracker:
+    """One MLflow run, found again by a tag, nested under the MLflow run of its trunk.
+
+    Lines go out in batches, at the earliest ``flush_seconds`` after the batch before, in the thread that
+    logs. ``global_step`` is a metric of its own: it says which steps are there.
+    """
+
+    name = "mlflow"
+
+    def __init__(self, config: MlflowConfig) -> None:
+        self._config = config
+        self._client: MlflowClient | None = None
+        self._last_step: int | None = None
+        self._held: list[_Line] = []
+        self._names: set[str] = set()
+        self._flushed = 0.0
+
+    def start(self, identity: RunIdentity) -> str | None:
+        """Begin or go on with the run; returns its page, or the database that ``mlflow ui`` takes."""
+        uri = self._uri()
+        client = _client(uri)
+        experiment = self._experiment(client, identity, uri)
+        run = _own(client, experiment, identity) or client.create_run(
+            experiment, run_name=identity.name, tags={RUN_ID: identity.id}
+        )
+        self._id = run.info.run_id
+        self._directory = identity.directory
+        _describe(client, run, identity, _parent(client, experiment, identity))
+        history = client.get_metric_history(self._id, STEP) if STEP in run.data.metrics else []
+        now = _milliseconds()
+        lacking = missing(identity, {metric.step for metric in history})
+        self._held = [_Line(step, now, metrics) for step, metrics in lacking]
+        self._last_step = identity.last_logged_step
+        self._client = client
+        self._flush()
+        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._id}" if _is_server(uri) else uri
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take one step's numbers, unless an earlier process of this run did."""
+        if self._client is None or (self._last_step is not None and step <= self._last_step):
+            return
+        self._held.append(_Line(step, _milliseconds(), dict(metrics)))
+        self._last_step = step
+        if time.monotonic() - self._flushed >= self._config.flush_seconds:
+            self._flush()
+
+    def finish(self, state: State, summary: Mapping[str, Any]) -> None:
+        """Send what is held back, the list of the checkpoints, and how the run ended.
+
+        What is in ``summary`` and no metric becomes a tag. An interrupted run is shown as scheduled.
+        """
+        if self._client is None:
+            return
+        self._flush()
+        for key, value in summary.items():
+            if key not in self._names:
+                self._client.set_tag(self._id, _key(key), str(value)[:LONGEST_TAG])
+        checkpoints = _checkpoints(RunDirectory(self._directory))
+        if checkpoints:
+            self._client.log_dict(self._id, {"checkpoints": checkpoints}, "checkpoints.json")
+        self._client.set_terminated(self._id, _STATUS[state])
+        self._client = None
+
+    def abandon(self) -> None:
+        """Let go; nothing runs in the background."""
+        self._client = None
+
+    def _uri(self) -> str:
+        named = self._config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+        if named:
+            return named
+        store = Path(self._config.store).resolve()
+        store.parent.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{store}"
+
+    def _experiment(self, client: MlflowClient, identity: RunIdentity, uri: str) -> str:
+        """Id of the experiment, which is the project."""
+        from mlflow.exceptions import MlflowException
+
+        environment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("WANDB_PROJECT")
+        name = identity.project or environment or DEFAULT_PROJECT
+        if (found := client.get_experiment_by_name(name)) is not None:
+            return str(found.experiment_id)
+        own = None if _is_server(uri) else Path(self._config.store).resolve().parent / "mlflow-artifacts"
+        try:
+            # Without a place for a local store, MLflow would use the directory that it was started in.
+            return str(client.create_experiment(name, own.as_uri() if own else None))
+        except MlflowException:
+            # A sibling was faster.
+            if (found := client.get_experiment_by_name(name)) is None:
+                raise
+            return str(found.experiment_id)
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        assert self._client is not None
+        self._flushed = time.monotonic()
+        batch: list[Metric] = []
+        for line in self._held:
+            metrics = [
+                Metric(_key(key), value, line.milliseconds, line.step)
+                for key, value in {**line.metrics, STEP: line.step}.items()
+            ]
+            # A step is there whole or not at all.
+            if len(batch) + len(metrics) > METRICS_A_REQUEST:
+                self._client.log_batch(self._id, metrics=batch)
+                batch = []
+            batch += metrics
+            self._names.update(line.metrics)
+        if batch:
+            self._client.log_batch(self._id, metrics=batch)
+        self._held.clear()
+
+
+def _client(uri: str) -> MlflowClient:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    import mlflow.telemetry
+
+    # It reads its switch when it is imported: perhaps in the process that this one was forked from.
+    mlflow.telemetry.set_telemetry_client()
+    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+    return mlflow.MlflowClient(uri)
+
+
+def _is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _found(client: MlflowClient, experiment: str, run_id: str) -> Run | None:
+    """The newest MLflow run of a run."""
+    query = f"tags.{RUN_ID} = '{run_id}'"
+    runs = client.search_runs([experiment], query, max_results=1, order_by=["attributes.start_time DESC"])
+    return runs[0] if runs else None
+
+
+def _own(client: MlflowClient, experiment: str, identity: RunIdentity) -> Run | None:
+    """The MLflow run that this run goes on with.
+
+    A run that begins takes over none but an empty one: an equal run in another directory has the same id.
+    """
+    run = _found(client, experiment, identity.id)
+    goes_on = identity.resumed or identity.last_logged_step is not None
+    return run if run is not None and (goes_on or not run.data.metrics) else None
+
+
+def _parent(client: MlflowClient, experiment: str, identity: RunIdentity) -> str | None:
+    """Id of the trunk's MLflow run; None for a trunk, and where the trunk is not in this experiment."""
+    trunk = identity.config.get("branched_from_run")
+    run = _found(client, experiment, trunk) if trunk else None
+    return None if run is None else str(run.info.run_id)
+
+
+def _describe(client: MlflowClient, run: Run, identity: RunIdentity, parent: str | None) -> None:
+    """Name, tags and params. A param is never changed: MLflow refuses that."""
+    from mlflow.entities import Param, RunTag
+
+    tags = {
+        "group": identity.group,
+        "job_type": identity.job_type,
+        "tags": ", ".join(identity.tags) or None,
+        "directory": str(identity.directory.resolve()),
+        "mlflow.note.content": identity.notes,
+        "mlflow.parentRunId": parent,
+        **{key: identity.config.get(key) for key in _BRANCH_POINT},
+    }
+    told = [RunTag(key, str(value)[:LONGEST_TAG]) for key, value in tags.items() if value is not None]
+    flat = {_key(key): _text(value) for key, value in flatten(identity.config).items()}
+    new = [Param(key, value) for key, value in flat.items() if key not in run.data.params]
+    client.update_run(run.info.run_id, status="RUNNING", name=identity.name)
+    client.log_batch(run.info.run_id, tags=told)
+    for first in range(0, len(new), PARAMS_A_REQUEST):
+        client.log_batch(run.info.run_id, params=new[first : first + PARAMS_A_REQUEST])
+
+
+def _checkpoints(directory: RunDirectory) -> list[dict[str, Any]]:
+    """The checkpoints that are there, by reference: step, place, digest."""
+    found = []
+    for step in sorted(_steps(directory.checkpoints.iterdir() if directory.checkpoints.is_dir() else ())):
+        path = directory.checkpoints / checkpoint_file(step)
+        manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
+        found.append({"step": step, "uri": path.resolve().as_uri(), "sha256": manifest["sha256"]})
+    return found
+
+
+def _steps(paths: Iterable[Path]) -> list[int]:
+    """Steps of the checkpoints among ``paths``: without a manifest there is none."""
+    steps = ((checkpoint_step(path.name), manifest_of(path)) for path in paths)
+    return [step for step, manifest in steps if step is not None and manifest.exists()]
+
+
+def _key(text: str) -> str:
+    """``text`` as a key that MLflow takes."""
+    return _ILLEGAL_IN_KEY.sub("_", text)[:LONGEST_KEY]
+
+
+def _text(value: Any) -> str:
+    return (value if isinstance(value, str) else json.dumps(value))[:LONGEST_PARAM]
+
+
+def _milliseconds() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,157 @@
+"""A real MLflow server on the loopback: seen while it lives, missed without harm, caught up with later."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from launcher.config import MlflowConfig
+from launcher.files import write_json
+from launcher.layout import RunDirectory, checkpoint_file, manifest_of
+from launcher.trackers.metrics_file import MetricsFile
+from launcher.trackers.mlflow import MlflowTracker
+from launcher.trackers.trackers import Trackers
+from tests.trackers.mirrors import Mirror, mlflow_rows, mlflow_run, needs
+from tests.trackers.test_contract import expected, identity, line, run, warnings_in
+from tests.trackers.test_others import eventually, free_port
+
+pytestmark = [needs("mlflow"), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
+
+
+@dataclass
+class Server:
+    """``mlflow server`` over a directory; it can be killed."""
+
+    place: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--workers=1",
+            "--host=127.0.0.1", f"--port={self.port}",
+            f"--backend-store-uri=sqlite:///{self.place / 'mlflow.db'}",
+            f"--artifacts-destination={self.place / 'artifacts'}",
+        ]  # fmt: skip
+        with (self.place / "log.txt").open("ab") as log:
+            # Jobs are evaluations of language models, done by three more processes.
+            environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        eventually(
+            f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", lambda found: "experiment" in found
+        )
+
+    def kill(self) -> None:
+        if self.process is None:
+            return
+        # Its workers are its children, in the same group.
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+        self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()
+
+
+def test_a_server_has_the_run_loses_it_in_the_middle_and_has_all_of_it_in_the_end(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    config = MlflowConfig(flush_seconds=0)
+    trunk = identity(tmp_path, "trunk-1a2b3c4d")
+    directory = RunDirectory(trunk.directory)
+    directory.checkpoints.mkdir()
+    (directory.checkpoints / checkpoint_file(3)).touch()
+    write_json(manifest_of(directory.checkpoints / checkpoint_file(3)), {"sha256": "ab" * 32})
+    run(trunk, [MlflowTracker(config)], range(1, 4))
+    client = MlflowClient(server.uri)
+    parent = mlflow_run(client, trunk).info.run_id
+    # As the page asks for it.
+    artifact = f"{server.uri}/get-artifact?path=checkpoints.json&run_uuid={parent}"
+    [reference] = eventually(artifact, lambda found: "checkpoints" in found)["checkpoints"]
+    assert reference["uri"] == (directory.checkpoints / checkpoint_file(3)).as_uri()
+    assert (reference["step"], reference["sha256"]) == (3, "ab" * 32)
+    about = identity(tmp_path, config={"branched_from_run": trunk.id, "long": "x" * 9000})
+    metrics = MetricsFile(about.directory / "metrics.jsonl")
+    trackers = Trackers(metrics, [MlflowTracker(config)])
+    trackers.start(about)
+    for step in range(1, 12):
+        if step == 6:
+            server.kill()
+        trackers.log(line(step))
+    trackers.finish("interrupted")
+    [warning] = warnings_in(caplog)
+    assert warning.startswith("mlflow failed")
+    assert trackers.dropped["mlflow"] > 0
+
+    # Going on by the database itself: a second start of the server would take as long as all of this.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server.place / 'mlflow.db'}")
+    run(about, [MlflowTracker(config)], range(10, 16))
+    assert len(warnings_in(caplog)) == 1
+    assert capfd.readouterr() == ("", "")
+    client = MlflowClient(f"sqlite:///{server.place / 'mlflow.db'}")
+    assert mlflow_rows(client, about) == expected(Mirror(), about)
+    found = mlflow_run(client, about)
+    page = f"{server.uri}/#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
+    assert trackers.links == {"mlflow": page}
+    assert found.info.status == "FINISHED"
+    assert found.data.tags["mlflow.parentRunId"] == parent
+    assert found.data.params["long"] == "x" * 6000
+
+
+def test_what_an_interrupted_run_is_shown_as(tmp_path: Path, mlflow_database: Path) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
+    config = MlflowConfig(store=str(tmp_path / "mlflow.db"))
+    about = identity(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    run(about, [MlflowTracker(config)], range(1, 4), "interrupted")
+    assert mlflow_run(client, about).info.status == "SCHEDULED"
+    run(about, [MlflowTracker(config)], range(4, 6), "failed")
+    assert mlflow_run(client, about).info.status == "FAILED"
+    # An equal run in another directory is not this one.
+    run(identity(tmp_path / "elsewhere", project=about.project), [MlflowTracker(config)], range(1, 9))
+    experiment = client.get_experiment_by_name(str(about.project))
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_many_lines_at_once_and_keys_that_mlflow_refuses(tmp_path: Path, mlflow_database: Path) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
+    about = identity(tmp_path)
+    tracker = MlflowTracker(MlflowConfig(store=str(tmp_path / "mlflow.db"), flush_seconds=3600))
+    tracker.start(about)
+    for step in range(1, 701):
+        tracker.log(step, {"train/x": 1 / step, "acc@5 (top)": 0.5})
+    tracker.finish("finished", {})
+    rows = mlflow_rows(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), about)
+    assert rows == [(step, {"train/x": 1 / step, "acc_5 _top_": 0.5}) for step in range(1, 701)]
