@@ -83,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="GROUP|RUN")
     one = verb("retry", _retry, "Launch again what failed or is missing, as it was launched. Status 0 or 1.")
     one.add_argument("name", metavar="GROUP|RUN")
+    one = verb("sync", _sync, "Upload to W&B what ran offline or never arrived. Exit status 0 or 3.")
+    one.add_argument("name", metavar="GROUP|RUN", nargs="?", help="default: all runs")
+    one.add_argument(
+        "--rewind",
+        action="store_true",
+        help="fill holes too: W&B forgets the run's history from there on, and is sent it anew",
+    )
     return parser
 
 
@@ -220,6 +227,15 @@ def _retry(options: argparse.Namespace) -> int:
     }
     _print(options, facts, f"{count} launched again." if count else "Nothing failed, and nothing is missing.")
     return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from launcher.fanout import sync
+
+    log_to_stderr()
+    found = sync.sync(options.outputs, options.name, options.rewind)
+    _print(options, [one.to_json() for one in found], sync.table(found) if found else "Nothing to upload.")
+    return 0 if all(one.whole for one in found) else 3
 
 
 def _pin(options: argparse.Namespace) -> int:

@@ -107,6 +107,8 @@ class WandbConfig:
 
     mode: str = "auto"
     """``auto``: online with an API key, offline without; or ``online``, ``offline``, ``disabled``."""
+    fork: bool = False
+    """Begin a branch with W&B's own ``fork_from``, so that the trunk's history shows in front of it."""
 
 
 @dataclass

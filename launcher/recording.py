@@ -30,6 +30,7 @@ from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
+from launcher.trackers.trunk import TrunkValues
 from launcher.training.progress import Progress
 from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
@@ -106,8 +107,10 @@ class Recording:
         if isinstance(trainer.task, Directed):
             self.record.directions = dict(trainer.task.directions)
         self.lease.note(step, self.plan.end_step)
+        # An earlier start's count; what was dropped then may be sent now.
+        said = self.record.trackers.items()
+        self.record.trackers = {name: value for name, value in said if not name.endswith("_dropped")}
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
-        self.record.trackers = dict(self._trackers.links)
         self._write_record()
         self._bar.start(step)
 
@@ -186,7 +189,6 @@ class Recording:
         self.record.state = state
         self.record.error = error
         self.record.seconds += time.monotonic() - self._since
-        self.record.trackers.update({f"{k}_dropped": v for k, v in self._trackers.dropped.items()})
         self._write_record()
 
     def _note_saved(self) -> None:
@@ -194,6 +196,8 @@ class Recording:
             self.record.step = self._writer.saved
 
     def _write_record(self) -> None:
+        # What a tracker says of itself is known some time after its start.
+        self.record.trackers.update(self._trackers.facts())
         try:
             self.record.write(self.plan.directory.path, self.lease.aside())
         except OSError as error:
@@ -237,4 +241,19 @@ class Recording:
             config=tracker_config(self.plan),
             resumed=resumed,
             last_logged_step=self._trackers.metrics.last_step,
+            trunk=self._trunk_values(),
+            forks_at=self._forks_at(),
         )
+
+    def _trunk_values(self) -> TrunkValues | None:
+        point = self.plan.point
+        if point is None or point.run is None:
+            return None
+        metrics = point.run.directory.metrics
+        return TrunkValues(metrics, point.manifest.step, self.record.start_step)
+
+    def _forks_at(self) -> tuple[str, int, int] | None:
+        parent = self.record.parent
+        if parent is None or parent.run is None:
+            return None
+        return parent.run, parent.step, self.record.start_step

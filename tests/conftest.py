@@ -17,6 +17,10 @@ settings.register_profile("search", deadline=None, max_examples=3000)
 settings.load_profile("suite")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real-wandb", action="store_true", help="test against W&B's service: WANDB_API_KEY")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
     for item in items:

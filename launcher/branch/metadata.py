@@ -42,6 +42,7 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
         told["branched_from_step"] = plan.point.manifest.step
         told["branched_from_run"] = plan.point.run_id
         told["branched_from_sha256"] = plan.point.manifest.sha256
+        told["branched_from_metrics"] = dict(plan.point.manifest.about.metrics)
     if plan.unavailable is not None:
         told["branch_unavailable"] = plan.unavailable
     return told

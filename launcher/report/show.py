@@ -87,6 +87,6 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("branches", "\n".join(facts["branches"])),
         ("environment", environment),
         ("directory", facts["directory"]),
-        *((name, str(link)) for name, link in facts["trackers"].items()),
+        *((name, str(said)) for name, said in facts["trackers"].items() if not isinstance(said, dict)),
     ]
     return [(name, value) for name, value in lines if value]

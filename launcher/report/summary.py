@@ -29,8 +29,9 @@ def print_summary(run: Run, console: Console | None = None) -> None:
         factors = [f"{key}: {left} → {right}" for key, (left, right) in record.differences.items()]
         facts.add_row("factors", "\n".join(factors))
     facts.add_row("directory", str(run.directory.path))
-    for tracker, link in record.trackers.items():
-        facts.add_row(tracker, str(link))
+    for tracker, said in record.trackers.items():
+        if not isinstance(said, dict):
+            facts.add_row(tracker, str(said))
     console.print(facts)
     if record.metrics:
         console.print(metrics_table(run))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from launcher.trackers.trunk import TrunkValues
+
 State = Literal["finished", "failed", "interrupted"]
 """How a run's process ended; ``interrupted``: the same run goes on later."""
 
@@ -39,13 +41,18 @@ class RunIdentity:
     """Whether this process goes on with a run that an earlier one began."""
     last_logged_step: int | None = None
     """``global_step`` of the last line that is in metrics.jsonl already; None: there is none."""
+    trunk: TrunkValues | None = None
+    """The trunk's values at the branch's steps; None: a trunk, or its metrics are not here."""
+    forks_at: tuple[str, int, int] | None = None
+    """Of a branch: its trunk's id, and the branch point's step in the trunk's numbering and in its own."""
 
 
 class Tracker(Protocol):
     """A mirror of a run for people to look at.
 
-    It may raise anything anywhere: :class:`launcher.trackers.trackers.Trackers` warns once, stops using
-    it, and training goes on. Its methods are called from one thread at a time, ``start`` first.
+    It may raise anything anywhere: :class:`launcher.trackers.worker.Worker` warns once, stops using
+    it, and training goes on. It lives in a thread of its own, where ``start`` is called first; ``abandon``
+    comes from another one. A tracker may have a mapping ``facts``, which is put into the run record.
     """
 
     @property

@@ -18,7 +18,7 @@ from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, mani
 from launcher.trackers.base import RunIdentity, State
 from launcher.trackers.metrics_file import STEP
 from launcher.trackers.mirror import missing
-from launcher.trackers.wandb import DEFAULT_PROJECT
+from launcher.trackers.wandb.names import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.config import TrackioConfig
 from launcher.trackers.base import RunIdentity, State
 from launcher.trackers.mirror import missing
-from launcher.trackers.wandb import DEFAULT_PROJECT
+from launcher.trackers.wandb.names import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from trackio.sqlite_storage import SQLiteStorage

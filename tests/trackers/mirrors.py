@@ -23,7 +23,7 @@ from launcher.trackers.metrics_file import STEP
 from launcher.trackers.mlflow import MlflowTracker
 from launcher.trackers.tensorboard import TensorboardTracker
 from launcher.trackers.trackio import TrackioTracker
-from launcher.trackers.wandb import WandbTracker
+from launcher.trackers.wandb.tracker import WandbTracker
 
 Rows = list[tuple[int, dict[str, float]]]
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,8 @@ def test_a_tracker_that_breaks_off_costs_one_warning(
     tracker = subject.make()
     trackers = Trackers(metrics, [tracker])
     trackers.start(about)
+    while not trackers.links:
+        time.sleep(0.01)
     subject.spoil(tracker)
     for step in range(1, 6):
         trackers.log(line(step))

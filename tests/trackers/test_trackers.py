@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from launcher.config import TrackerConfig, WandbConfig
 from launcher.errors import LauncherError
-from launcher.trackers import trackers as module
+from launcher.trackers import worker as module
 from launcher.trackers.base import RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
 from launcher.trackers.trackers import Trackers, trackers_of
@@ -151,6 +151,51 @@ def test_a_tracker_that_hangs_is_left_behind(
     assert f"hanging failed ({where}): TimeoutError: no answer within 0.1 s" in warnings_in(caplog)[0]
     assert len(sound.of("log")) == 5
     assert sound.of("finish") == [("finished", {"best": 1.0})]
+
+
+@pytest.mark.parametrize("where", ["start", "log"])
+def test_a_slow_tracker_holds_no_step_up(
+    metrics: MetricsFile, identity: RunIdentity, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, where: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "QUEUED_STEPS", 4)
+    slow = Fake("slow", hangs=where)
+    trackers = Trackers(metrics, [slow])
+    trackers.start(identity)
+    # Were a step to wait for the tracker, it would wait until the test is over.
+    for step in range(1, 41):
+        trackers.log({"global_step": step})
+    assert not slow.released.is_set()
+    slow.released.set()
+    trackers.finish("finished")
+    [warning] = warnings_in(caplog)
+    assert "slow is slower than training" in warning
+    got = [step for step, _ in slow.of("log")]
+    assert got == sorted(set(got))
+    assert len(got) + trackers.dropped["slow"] == 40
+    assert len(got) in (3, 4, 5)
+    assert slow.calls[-1][0] == "finish"
+    assert trackers.facts() == {"slow": "see://run-1", "slow_dropped": 40 - len(got)}
+    assert len(read_metrics(metrics.path)) == 40
+
+
+def test_a_tracker_that_never_returns_from_a_step_is_given_up_while_training_goes_on(
+    metrics: MetricsFile, identity: RunIdentity, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(module, "LOG_SECONDS", 0.05)
+    hanging = Fake("hanging", hangs="log")
+    trackers = Trackers(metrics, [hanging])
+    trackers.start(identity)
+    step = 0
+    while not warnings_in(caplog):
+        trackers.log({"global_step": (step := step + 1)})
+        time.sleep(0.001)
+    trackers.finish("finished")
+    hanging.released.set()
+    assert "hanging failed (log): TimeoutError: no answer within 0.05 s" in warnings_in(caplog)[0]
+    assert trackers.dropped == {"hanging": step}
+    assert hanging.of("finish") == []
 
 
 def test_a_tracker_that_leaves_the_process_does_not(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -11,9 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,83 +18,17 @@ from hypothesis import strategies as st
 
 from launcher.config import WandbConfig
 from launcher.errors import ConfigError
-from launcher.trackers import trackers as module
-from launcher.trackers.base import RunIdentity
+from launcher.trackers import worker as module
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
 from launcher.trackers.trackers import Trackers
-from launcher.trackers.wandb import LONGEST_NAME, LONGEST_TAG, WandbTracker, legal_id, shortened
+from launcher.trackers.wandb.names import LONGEST_NAME, LONGEST_TAG, legal_id, shortened
+from launcher.trackers.wandb.tracker import WandbTracker
+from tests.trackers.wandb_runs import history, identity, records, run, segments, warnings_in
+from tests.wandb_server.server import WandbServer
 
 ROOT = Path(__file__).parents[2]
 KEY = "0123456789" * 4
-
-
-@pytest.fixture(autouse=True)
-def nobody_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key, no settings of the person who runs the tests; the client gone afterwards."""
-    for name in os.environ:
-        if name.startswith("WANDB_") or name == "NETRC":
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path)
-    yield
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
-
-
-def identity(directory: Path, **changes: Any) -> RunIdentity:
-    directory.mkdir(parents=True, exist_ok=True)
-    about: dict[str, Any] = {
-        "id": "fixed-1a2b3c4d", "name": "fixed", "group": "checkpoint-15k-experiments",
-        "job_type": "fixed-spectrum", "tags": ("from-checkpoint", "fixed-spectrum"), "notes": "why",
-        "config": {"optimizer": {"lr": 5e-5}, "branched_from_step": 15_000},
-    }  # fmt: skip
-    return RunIdentity(directory=directory, **{**about, **changes})
-
-
-def run(about: RunIdentity, steps: range, mode: str = "offline", state: Any = "finished") -> Trackers:
-    """A whole run's tracking, as training does it."""
-    metrics = MetricsFile(about.directory / "metrics.jsonl")
-    trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode=mode), init_seconds=1.0)])
-    trackers.start(about)
-    for step in steps:
-        trackers.log({"global_step": step, "train/x": step / 7, "digest/rng": "ab"})
-    trackers.finish(state, {"best": 0.5})
-    return trackers
-
-
-def segments(directory: Path) -> list[Path]:
-    """What the client wrote for a run, one directory a process."""
-    import wandb
-
-    wandb.teardown()
-    return sorted((directory / "wandb").glob("*run-*"), key=lambda path: path.stat().st_mtime_ns)
-
-
-def records(segment: Path) -> dict[str, list[Any]]:
-    """The records of one segment, by type."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(segment)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, list[Any]] = {}
-    for line in done.stdout.splitlines():
-        record = json.loads(line)
-        found.setdefault(record["type"], []).append(record.get(record["type"]))
-    return found
-
-
-def history(found: Mapping[str, list[Any]]) -> list[tuple[int, int, float]]:
-    items = [entry["item"] for entry in found["history"]]
-    return [(item["_step"], item["global_step"], item["train/x"]) for item in items]
-
-
-def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if record.name == "launcher.trackers" and record.levelno >= logging.WARNING
-    ]
+pytestmark = pytest.mark.usefixtures("nobody_logged_in")
 
 
 def test_a_run_has_its_identity_and_its_axis(
@@ -125,7 +56,7 @@ def test_a_run_has_its_identity_and_its_axis(
     assert history(found) == [(step, step, step / 7) for step in range(15_001, 15_004)]
     assert not any("digest/rng" in entry["item"] for entry in found["history"])
     assert {"best": 0.5} in [entry["update"] for entry in found["summary"]]
-    assert found["exit"] == [{"exit_code": 0}]
+    assert [one["exit_code"] for one in found["exit"]] == [0]
 
 
 def test_two_runs_in_one_process_are_two_runs(tmp_path: Path) -> None:
@@ -150,7 +81,7 @@ def test_a_resumed_run_keeps_its_id_and_logs_no_step_twice(tmp_path: Path) -> No
     assert second["run"][0]["resume"] is True
     assert [step for found in (first, second) for step, _, _ in history(found)] == list(range(1, 9))
     assert [line["global_step"] for line in read_metrics(path)] == list(range(1, 9))
-    assert first["exit"] == [{"exit_code": 1}]
+    assert [one["exit_code"] for one in first["exit"]] == [1]
     assert "preempting" in first
     assert "preempting" not in second
 
@@ -204,49 +135,40 @@ def test_no_child_is_handed_the_clients_service(tmp_path: Path, monkeypatch: pyt
     ],
 )
 def test_the_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch,
     configured: str, environment: str | None, key: bool, expected: str,
 ) -> None:  # fmt: skip
-    import wandb
-
-    given_to_the_client = []
-
-    class Stop(Exception):
-        pass
-
-    def init(mode: str, **_: object) -> None:
-        given_to_the_client.append(mode)
-        raise Stop
-
-    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.delenv("WANDB_API_KEY")
     if environment:
         monkeypatch.setenv("WANDB_MODE", environment)
     if key:
         monkeypatch.setenv("WANDB_API_KEY", KEY)
     tracker = WandbTracker(WandbConfig(mode=configured))
     if expected in ("online", "offline"):
-        with pytest.raises(Stop):
-            tracker.start(identity(tmp_path / "a"))
-        assert given_to_the_client == [expected]
+        link = tracker.start(identity(tmp_path / "a"))
+        tracker.finish("finished", {})
+        assert tracker.facts["mode"] == expected
+        assert str(link).startswith(server.url) is (expected == "online")
+        assert len(server.all()) == (expected == "online")
     elif expected == "disabled":
         assert tracker.start(identity(tmp_path / "a")) is None
         tracker.log(1, {"x": 1.0})
         tracker.finish("finished", {})
-        assert given_to_the_client == []
+        assert server.requests == []
     else:
         with pytest.raises(ConfigError, match=expected):
             tracker.start(identity(tmp_path / "a"))
 
 
 def test_a_key_in_the_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from launcher.trackers.wandb import _possible
+    from launcher.trackers.wandb.mode import possible_mode
 
     host = "https://api.wandb.ai"
-    assert _possible("auto", host) == "offline"
+    assert possible_mode("auto", host) == "offline"
     (tmp_path / "home" / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     (tmp_path / "home" / ".netrc").chmod(0o600)
-    assert _possible("auto", host) == "online"
-    assert _possible("auto", "https://wandb.example.org") == "offline"
+    assert possible_mode("auto", host) == "online"
+    assert possible_mode("auto", "https://wandb.example.org") == "offline"
 
 
 def closed_port() -> int:
@@ -267,8 +189,8 @@ def test_without_a_server_or_a_key_training_goes_on(
     if key:
         monkeypatch.setenv("WANDB_API_KEY", key)
     begun = time.monotonic()
-    trackers = run(identity(tmp_path / "a"), range(1, 6), mode="online")
-    assert time.monotonic() - begun < 15
+    trackers = run(identity(tmp_path / "a"), range(1, 6), mode="online", init_seconds=1.0)
+    assert time.monotonic() - begun < 60
     [warning] = warnings_in(caplog)
     assert complaint in warning
     assert "Training goes on" in warning
@@ -289,6 +211,8 @@ def test_a_client_that_hangs_is_killed_and_the_next_run_has_a_new_one(
     metrics = MetricsFile(tmp_path / "a" / "metrics.jsonl")
     trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode="offline"))])
     trackers.start(identity(tmp_path / "a"))
+    while not trackers.links:
+        time.sleep(0.01)
     service = service_pid()
     os.kill(service, signal.SIGSTOP)
     trackers.log({"global_step": 1, "train/x": 1.0})

@@ -1,0 +1,229 @@
+"""What ran offline goes up later, and what W&B has is set against metrics.jsonl.
+
+What the client wrote offline (a segment for each process) is uploaded by the client's own ``wandb sync``, in
+order. Rows that no segment has, because a process was killed before they were written, or that never arrived,
+are sent from metrics.jsonl: before the segment that follows them, or at the end. W&B only takes rows in
+order, so a hole in the middle of what it has already can be filled only by rewinding the run there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import ConfigError, LauncherError
+from launcher.layout import RunDirectory
+from launcher.trackers.metrics_file import STEP, read_metrics
+from launcher.trackers.trunk import TrunkValues
+from launcher.trackers.wandb.mode import has_key
+from launcher.trackers.wandb.names import DEFAULT_PROJECT
+from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+
+UPLOAD_SECONDS = 3600
+"""How long the upload of one segment may take."""
+API_SECONDS = 60
+"""How long the server may take over one answer."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """A run as its own files have it."""
+
+    id: str
+    """Its id in W&B."""
+    directory: Path
+    finished: bool
+    project: str | None = None
+    entity: str | None = None
+    trunk: TrunkValues | None = None
+
+
+@dataclass
+class Synced:
+    """What became of one run."""
+
+    run: str
+    link: str | None = None
+    lines: int = 0
+    """Logged steps in metrics.jsonl."""
+    uploaded: list[str] = field(default_factory=list)
+    """Segments that went up now."""
+    sent: int = 0
+    """Rows that were sent from metrics.jsonl."""
+    missing: list[int] = field(default_factory=list)
+    """Steps that metrics.jsonl has and W&B has not."""
+    problem: str | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether W&B has everything now."""
+        return self.problem is None and not self.missing
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Segment:
+    path: Path
+    steps: tuple[int, ...]
+    project: str | None
+    entity: str | None
+
+
+def was_tracked(directory: Path) -> bool:
+    """Whether the client ever wrote anything for the run in a directory."""
+    return any((directory / "wandb").glob("*run-*"))
+
+
+def require_key() -> None:
+    """See that there is a key for the server.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    with service_kept_from_children():
+        library = quiet_library()
+        if not has_key(library.settings.base_url):
+            raise ConfigError("wandb has no API key.", do="set WANDB_API_KEY, or run `wandb login`")
+
+
+def sync_run(local: Local, rewind: bool = False) -> Synced:
+    """Bring one run's W&B run up to what its own files have; whatever goes wrong is in the result.
+
+    Args:
+        local: the run.
+        rewind: fill holes as well, by having W&B forget the run's history from there on and sending it anew.
+    """
+    found = Synced(local.id)
+    try:
+        with service_kept_from_children():
+            _Sync(local, found).bring_up(rewind)
+    except LauncherError as error:
+        found.problem = str(error).splitlines()[0]
+    except Exception as error:  # The client's errors have no common base.
+        found.problem = " ".join(f"{type(error).__name__}: {error}".split())
+    return found
+
+
+class _Sync:
+    def __init__(self, local: Local, found: Synced) -> None:
+        import wandb
+
+        self._local, self._found = local, found
+        self._lines = read_metrics(RunDirectory(local.directory).metrics)
+        found.lines = len(self._lines)
+        self._api = wandb.Api(timeout=API_SECONDS)
+        self._project, self._entity = local.project, local.entity
+
+    def bring_up(self, rewind: bool) -> None:
+        """Upload, fill, compare."""
+        segments = sorted(_unsynced(self._local.directory), key=lambda one: one.steps[:1])
+        for one in segments:
+            self._project, self._entity = self._project or one.project, self._entity or one.entity
+        there = self._steps_there()
+        for one in segments:
+            if there and one.steps and one.steps[0] <= max(there):
+                continue  # It was begun before: what it lacks comes from metrics.jsonl.
+            if one.steps:
+                self._fill(there, before=one.steps[0])
+            _upload(one.path)
+            self._found.uploaded.append(one.path.name)
+            there = self._steps_there()
+        self._fill(there)
+        there = self._steps_there()
+        holes = self._missing(there)
+        if holes and rewind:
+            self._send((line for line in self._lines if line[STEP] >= holes[0]), rewound_to=holes[0] - 1)
+            there = self._steps_there()
+        self._found.missing = self._missing(there)
+
+    def _missing(self, there: set[int]) -> list[int]:
+        return [line[STEP] for line in self._lines if line[STEP] not in there]
+
+    def _fill(self, there: set[int], before: int | None = None) -> None:
+        """Send the rows that come after all that W&B has, up to the next segment."""
+        last = max(there, default=-1)
+        rows = [line for line in self._lines if line[STEP] > last and (before is None or line[STEP] < before)]
+        if rows:
+            self._send(rows)
+
+    def _send(self, rows: Iterable[Mapping[str, Any]], rewound_to: int | None = None) -> None:
+        import wandb
+
+        how: dict[str, Any] = {"id": self._local.id, "resume": "allow"}
+        if rewound_to is not None:
+            how = {"resume_from": f"{self._local.id}?_step={rewound_to}"}
+        with wandb.init(
+            **how, project=self._project or DEFAULT_PROJECT, entity=self._entity, mode="online",
+            reinit="finish_previous", dir=self._local.directory,
+            settings=wandb.Settings(
+                silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
+                disable_job_creation=True, x_disable_stats=True, x_disable_machine_info=True,
+                x_save_requirements=False, init_timeout=API_SECONDS,
+            ),
+        ) as run:  # fmt: skip
+            for line in rows:
+                numbers = {key: value for key, value in line.items() if not isinstance(value, str)}
+                beside = self._local.trunk.at(line[STEP]) if self._local.trunk is not None else {}
+                run.log({**numbers, **beside}, step=line[STEP])
+                self._found.sent += 1
+            self._found.link = run.url
+            run.finish(exit_code=0 if self._local.finished else 1)
+
+    def _steps_there(self) -> set[int]:
+        entity = self._entity or self._api.default_entity
+        path = f"{entity}/{self._project or DEFAULT_PROJECT}/{self._local.id}"
+        try:
+            self._api.flush()  # type: ignore[no-untyped-call]
+            run = self._api.run(path)
+        except Exception as error:
+            if "could not find" in str(error).lower():
+                return set()
+            raise
+        self._found.link = run.url
+        return {int(row["_step"]) for row in run.scan_history(keys=["_step"])}
+
+
+def _unsynced(directory: Path) -> list[_Segment]:
+    """Segments that were written offline and not uploaded yet."""
+    paths = sorted((directory / "wandb").glob("offline-run-*/*.wandb"))
+    return [_inspected(path) for path in paths if not path.with_name(path.name + ".synced").exists()]
+
+
+def _inspected(path: Path) -> _Segment:
+    """What the client's own reader finds in a segment; of one that was cut off by a kill, its beginning."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    steps: list[int] = []
+    about: dict[str, Any] = {}
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        if record["type"] == "history":
+            steps.append(int(record["history"]["item"]["_step"]))
+        elif record["type"] == "run":
+            about = record["run"]
+    return _Segment(path.parent, tuple(steps), about.get("project"), about.get("entity"))
+
+
+def _upload(segment: Path) -> None:
+    command = [sys.executable, "-m", "wandb", "sync", str(segment)]
+    environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=UPLOAD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise LauncherError(
+            f"`wandb sync` did not come to an end within {UPLOAD_SECONDS} s.", where=str(segment)
+        ) from error
+    if done.returncode != 0:
+        last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
+        raise LauncherError(f"`wandb sync` failed: {last}", where=str(segment))

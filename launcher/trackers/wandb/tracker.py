@@ -1,0 +1,223 @@
+"""A run in W&B. wandb is imported when the run starts and not before."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from launcher.config import WandbConfig
+from launcher.layout import RunDirectory
+from launcher.trackers.base import RunIdentity, State
+from launcher.trackers.metrics_file import STEP, read_metrics
+from launcher.trackers.wandb.mode import asked_mode, possible_mode
+from launcher.trackers.wandb.names import described, legal_id
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger("launcher.trackers")
+
+INIT_SECONDS = 60.0
+"""How long the client may look for its server."""
+UPLOAD_SECONDS = 100.0
+"""How long the client may upload at the end; what is left stays on disk for ``launcher sync``."""
+_KILL_SECONDS = 2.0
+
+
+class WandbTracker:
+    """One run in W&B, under the run's own id, so that a resumed run goes on there as well.
+
+    A chart's x-axis is ``global_step``. It is also given as W&B's own step, which must only grow: what
+    the server has is never sent again. What metrics.jsonl has and the server does not, because an earlier
+    process was killed or found no server, is sent before anything new.
+    """
+
+    name = "wandb"
+
+    def __init__(
+        self,
+        config: WandbConfig,
+        *,
+        init_seconds: float = INIT_SECONDS,
+        upload_seconds: float = UPLOAD_SECONDS,
+    ) -> None:
+        self._config = config
+        self._init_seconds = init_seconds
+        self._upload_seconds = upload_seconds
+        self._run: wandb.Run | None = None
+        self._identity: RunIdentity | None = None
+        self._last_step: int | None = None
+        self.facts: dict[str, Any] = {}
+        """For the run record: mode, place, sources of the names, names that had to be changed."""
+
+    def start(self, identity: RunIdentity) -> str | None:
+        """Begin or go on with the run; returns its page, or the directory of its offline files."""
+        asked = asked_mode(self._config.mode)
+        if asked == "disabled":
+            return None
+        self._identity = identity
+        with service_kept_from_children():
+            library = quiet_library()
+            mode = possible_mode(asked, library.settings.base_url)
+            told = described(identity, os.environ)
+            if told.changed and not identity.resumed:
+                pairs = "; ".join(f"{old!r} is {new!r} there" for old, new in told.changed.items())
+                log.info("wandb does not take every name: %s.", pairs)
+            self._last_step = identity.last_logged_step
+            self._run = run = self._begun(told.arguments, mode)
+            run.define_metric("global_step")
+            run.define_metric("*", step_metric="global_step")
+            place = {"id": run.id, "project": run.project, "entity": run.entity or None}
+            self.facts = {
+                "mode": mode,
+                **place,
+                "sources": told.sources,
+                "changed": told.changed,
+                **self.facts,
+            }
+            if mode == "online":
+                self._send_what_is_missing(run, identity)
+        return run.url if mode == "online" else str(run.settings.sync_dir)
+
+    def _begun(self, told: dict[str, Any], mode: str) -> wandb.Run:
+        assert self._identity is not None
+        import wandb
+
+        common: dict[str, Any] = {
+            **told,
+            "dir": self._identity.directory,
+            "mode": mode,
+            "reinit": "finish_previous",
+            "allow_val_change": True,
+        }
+        if self._config.fork and (point := self._fork_point(mode)) is not None:
+            try:
+                run = wandb.init(**common, fork_from=point, settings=self._settings(wandb))
+                self.facts["fork"] = f"forked from {point}"
+                return run
+            except Exception as error:
+                self._not_forked(f"W&B refused: {' '.join(str(error).split())}")
+                # Its service holds on to the id of a run that it could not begin.
+                self.abandon()
+                quiet_library()
+        return wandb.init(**common, resume="allow", settings=self._settings(wandb))
+
+    def _fork_point(self, mode: str) -> str | None:
+        """``RUN?_step=N`` where this start is to fork; a run is forked at its very first start or never."""
+        identity = self._identity
+        assert identity is not None
+        if identity.forks_at is None:
+            return None
+        if identity.resumed or identity.last_logged_step is not None or _was_online(identity):
+            return None  # It is there already, forked or not.
+        trunk, step, start_step = identity.forks_at
+        if mode != "online":
+            self._not_forked("it is logged offline, where nobody can say whether the trunk is there")
+        elif step != start_step:
+            self._not_forked("its steps are numbered from 0, and W&B's steps only grow")
+        else:
+            return f"{legal_id(trunk)}?_step={step}"
+        return None
+
+    def _not_forked(self, reason: str) -> None:
+        self.facts["fork"] = f"not forked: {reason}"
+        log.warning("tracker.wandb.fork=true, but the run is not forked: %s. It goes on without.", reason)
+
+    def _settings(self, wandb: Any) -> Any:
+        return wandb.Settings(
+            silent=True,
+            console="off",
+            symlink=False,
+            disable_git=True,
+            disable_code=True,
+            disable_job_creation=True,
+            x_disable_stats=True,
+            x_disable_machine_info=True,
+            x_save_requirements=False,
+            init_timeout=self._init_seconds,
+            finish_timeout=self._upload_seconds,
+            finish_timeout_raises=True,
+        )
+
+    def _send_what_is_missing(self, run: wandb.Run, identity: RunIdentity) -> None:
+        if identity.last_logged_step is None:
+            return
+        sent = 0
+        for line in read_metrics(RunDirectory(identity.directory).metrics):
+            if run.starting_step <= line[STEP] <= identity.last_logged_step:
+                self._send(line[STEP], {k: v for k, v in line.items() if not isinstance(v, str)})
+                sent += 1
+        if sent:
+            self.facts["sent_later"] = sent
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send one step's numbers, unless an earlier process of this run did."""
+        if self._run is None or (self._last_step is not None and step <= self._last_step):
+            return
+        self._send(step, metrics)
+        self._last_step = step
+
+    def _send(self, step: int, metrics: Mapping[str, float]) -> None:
+        assert self._run is not None
+        assert self._identity is not None
+        trunk = self._identity.trunk.at(step) if self._identity.trunk is not None else {}
+        self._run.log({**metrics, **trunk, "global_step": step}, step=step)
+
+    def finish(self, state: State, summary: Mapping[str, Any]) -> None:
+        """Upload what is left; an interrupted run is marked as one that comes back."""
+        if self._run is None:
+            return
+        with service_kept_from_children():
+            self._run.summary.update(dict(summary))
+            if state == "interrupted":
+                self._run.mark_preempting()
+            self._run.finish(exit_code=0 if state == "finished" else 1)
+        self._run = None
+
+    def abandon(self) -> None:
+        """Kill the client's service: at exit the client would wait for it without a limit.
+
+        A later run in this process, such as the next sibling, gets a new one.
+        """
+        self._run = None
+        with service_kept_from_children():
+            import wandb
+            from wandb.sdk import wandb_setup
+
+            connection = wandb_setup.singleton()._connection
+            if connection is not None and connection._proc is not None:
+                process = connection._proc._process
+                process.kill()
+                process.wait(_KILL_SECONDS)
+            # It ends the client's threads; that it finds its service dead is expected.
+            with contextlib.suppress(BaseException):
+                wandb.teardown()
+
+
+def quiet_library() -> Any:
+    """The client's library, its service running and nowhere in the environment."""
+    # Before anything else: the client prints greetings until it is told not to.
+    import wandb
+
+    library = wandb.setup(settings=wandb.Settings(silent=True))
+    library.ensure_service()
+    # At once: training goes on meanwhile and may start processes.
+    os.environ.pop("WANDB_SERVICE", None)
+    return library
+
+
+def _was_online(identity: RunIdentity) -> bool:
+    return any((identity.directory / "wandb").glob("run-*"))
+
+
+@contextlib.contextmanager
+def service_kept_from_children() -> Iterator[None]:
+    """No trace of the client's service in the environment: a child using it dies with its parent's."""
+    os.environ.pop("WANDB_SERVICE", None)
+    try:
+        yield
+    finally:
+        os.environ.pop("WANDB_SERVICE", None)
