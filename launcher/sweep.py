@@ -99,12 +99,10 @@ class BranchSweeper(BasicSweeper):
                 axes[key] = [(f"{key}={value}",) for value in _values(one)]
             else:
                 fixed.append(f"{key}={one.get_value_element_as_str()}")
-        made = []
+        made: list[tuple[list[str], list[str]]] = [(fixed, [])] if settings.control and axes else []
         for chosen in itertools.product(*_zipped(axes, settings.zip)):
             swept = [each for part in chosen for each in part]
             made.append(([*fixed, *swept], swept))
-        if settings.control and axes:
-            made.append((fixed, []))
         return made
 
     def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:

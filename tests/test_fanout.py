@@ -13,7 +13,7 @@ from launcher.checkpoint.store import checkpoints
 from launcher.lease import Lease
 from launcher.lineage import utc_now
 from tests import tiny_faults
-from tests.tiny_process import Ended, Tiny, digest, metrics
+from tests.tiny_process import Ended, Tiny, digest, in_a_new_interpreter, metrics
 
 POINT = "branch.from_step=20"
 RATES = "optimizer.lr=0.002,0.003"
@@ -271,7 +271,9 @@ class TestFailures:
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_of_hydra_work_unchanged(tiny: Tiny, launcher: str) -> None:
-    ended = tiny.launch("-m", POINT, RATES, "fanout.control=true", f"hydra/launcher={launcher}")
+    # In an interpreter of its own: joblib's workers are sent away when an interpreter ends, not by os._exit.
+    typed = ("-m", POINT, RATES, "fanout.control=true", f"hydra/launcher={launcher}")
+    ended = in_a_new_interpreter("-m", "tests.tiny_train", *typed, f"paths.outputs={tiny.outputs}")
     assert ended.status == 0, ended.err
     assert sorted(states(ended).values()) == ["finished"] * 3
     assert tiny.launcher("verify", "control").status == 0

@@ -85,8 +85,14 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
             one.findings += _findings(one.plan, one.there, runs[one.plan.config.paths.outputs], remote)
         except LauncherError as error:
             one.findings.append(finding_of(error))
-        _note_equal(one, seen.setdefault(one.plan.directory.path.resolve(), one))
-    return [one for one in candidates if one.swept or one.plan is None or one in seen.values()]
+        first = seen.setdefault(one.plan.directory.path.resolve(), one)
+        if not first.swept:
+            # A control that was asked for gives way to the sibling that is the control already.
+            seen[one.plan.directory.path.resolve()] = one
+        elif first is not one:
+            one.findings.append(_equal(first, one))
+    kept = {id(one) for one in seen.values()}
+    return [one for one in candidates if one.swept or one.plan is None or id(one) in kept]
 
 
 def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> list[Finding]:
@@ -105,12 +111,11 @@ def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> li
     return preflight(planned, seen, runs)
 
 
-def _note_equal(one: Candidate, first: Candidate) -> None:
-    if one is first or one.plan is None or not one.swept:
-        return
-    found = f"{' '.join(first.swept)} and {' '.join(one.swept)} are both {one.plan.id}"
-    one.findings.append(
-        Finding("error", "siblings", found, "siblings that differ in what they compute", "drop one of them")
+def _equal(first: Candidate, second: Candidate) -> Finding:
+    """Two siblings that are one run."""
+    found = f"{' '.join(first.swept)} and {' '.join(second.swept)} are both {first.name}"
+    return Finding(
+        "error", "siblings", found, "siblings that differ in what they compute", "drop one of them"
     )
 
 
