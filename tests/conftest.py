@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from launcher.layout import RunDirectory
+from launcher.lease import holder
 from tests.tiny_process import Tiny
 
 # The same examples each time, however slow the machine is.
@@ -53,9 +57,15 @@ def trained(trunks: TrunkOf) -> Tiny:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Tiny:
+def empty(tmp_path: Path) -> Iterator[Tiny]:
     """The tiny project before its first run."""
-    return Tiny(tmp_path / "outputs")
+    tiny = Tiny(tmp_path / "outputs")
+    yield tiny
+    # What a test that failed has left behind would slow down all that come after it.
+    for leases in tiny.outputs.glob("*/*/.lease"):
+        last = holder(RunDirectory(leases.parent))
+        if last is not None and last.alive and last.process.here and last.process.pid != os.getpid():
+            os.kill(last.process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
