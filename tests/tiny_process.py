@@ -207,6 +207,9 @@ def _child(
     os.chdir(ROOT)
     # Daemonic processes may not have children, and a run may have ranks; they die with this one.
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    # As in a terminal, also where the suite itself was started in the background, deaf to these signals.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.environ.update(environment)
     for number, name in ((1, "out"), (2, "err")):
         descriptor = os.open(Path(streams, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
