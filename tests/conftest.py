@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-wandb", action="store_true", help="test against W&B's service: WANDB_API_KEY")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
     for item in items:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_a_server_has_the_run_loses_it_in_the_middle_and_has_all_of_it_in_the_en
     metrics = MetricsFile(about.directory / "metrics.jsonl")
     trackers = Trackers(metrics, [MlflowTracker(config)])
     trackers.start(about)
+    while not trackers.links:  # It begins in a thread of its own.
+        time.sleep(0.01)
     for step in range(1, 12):
         if step == 6:
             server.kill()
