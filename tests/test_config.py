@@ -151,15 +151,5 @@ def test_every_field_says_what_it_means() -> None:
 
 def of_own_class() -> set[str]:
     """Fields that are nodes of their own; their class says what they mean."""
-    return {
-        "task",
-        "training",
-        "checkpoint",
-        "branch",
-        "fanout",
-        "launch",
-        "tracker",
-        "tracking",
-        "paths",
-        "wandb",
-    }
+    nodes = {"task", "training", "checkpoint", "branch", "fanout", "launch", "paths"}
+    return nodes | {"tracker", "tracking", "wandb", "tensorboard", "mlflow", "trackio"}
