@@ -86,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
     parser.add_argument("--siblings", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", choices=("ours", "hydras"))
     parser.add_argument("--fixed", default="[]")
     options = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         setting = Setting(Path(directory))
         fixed = json.dumps(overrides(str(setting.checkpoint), f"{directory}/outputs"))
-        for _ in range(1 if options.quick else 3):
+        for _ in range(1 if options.quick else options.rounds):
             arguments = ["--siblings", str(count), "--fixed", fixed]
             parts = ("ours", "hydras")
             rounds.append({part: child("benchmarks.composing", "--part", part, *arguments) for part in parts})

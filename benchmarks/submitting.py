@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
     parser.add_argument("--siblings", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if (
         shutil.which("sbatch") is None
@@ -90,7 +91,7 @@ def main() -> None:
         setting = Setting(Path(directory))
         empty()
         seconds = in_turn(
-            1 if options.quick else 3,
+            1 if options.quick else options.rounds,
             ours=lambda: ours(setting, count),
             submitit=lambda: submitit(setting, count),
         )
