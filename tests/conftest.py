@@ -27,10 +27,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
+    """One worker a file, and one for everything on SLURM, of which there is one on a machine.
+
+    What takes longest comes first.
+    """
+
+    def group(item: pytest.Item) -> str:
+        return "slurm" if "slurm" in item.path.parts else item.path.name
+
+    longest = ("slurm", "test_readme.py")
+    items.sort(key=lambda item: longest.index(group(item)) if group(item) in longest else len(longest))
     for item in items:
-        group = "slurm" if "slurm" in item.path.parts else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 TrunkOf = Callable[..., Tiny]
