@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,20 +26,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-wandb", action="store_true", help="test against W&B's service: WANDB_API_KEY")
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(nodeid: str) -> str:
+    """One worker a file, and one for everything on SLURM, of which there is one on a machine."""
+    file = nodeid.partition("::")[0]
+    return "slurm" if file.startswith("tests/slurm/") else file
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker a file, and one for everything on SLURM, of which there is one on a machine.
+    """What takes longest comes first."""
+    longest = ("slurm", "tests/test_readme.py")
+    place = {group: index for index, group in enumerate(longest)}
+    items.sort(key=lambda item: place.get(_group(item.nodeid), len(longest)))
 
-    What takes longest comes first.
-    """
 
-    def group(item: pytest.Item) -> str:
-        return "slurm" if "slurm" in item.path.parts else item.path.name
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests out by ``_group``."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    longest = ("slurm", "test_readme.py")
-    items.sort(key=lambda item: longest.index(group(item)) if group(item) in longest else len(longest))
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    class Grouped(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return Grouped(config, log)
 
 
 TrunkOf = Callable[..., Tiny]
