@@ -83,10 +83,11 @@ def main() -> None:
     parser.add_argument("--siblings", type=int, default=8)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--many", type=int, default=MANY, help="a further sibling is told from 8 and so many")
     options = parser.parse_args()
     if options.quick:
         options.siblings, options.steps, options.rounds = 2, 20, 1
-    few, many = (2, 4) if options.quick else (FEW, MANY)
+    few, many = (2, 4) if options.quick else (FEW, options.many)
     with tempfile.TemporaryDirectory() as directory:
         setting = Setting(Path(directory))
         one = whole(setting, options.siblings, options.steps, options.rounds)
