@@ -21,6 +21,10 @@ settings.register_profile("suite", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=3000)
 settings.load_profile("suite")
 
+# A shell starts what runs in its background deaf to these; what the tests start would be as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-wandb", action="store_true", help="test against W&B's service: WANDB_API_KEY")

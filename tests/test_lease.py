@@ -57,7 +57,8 @@ class TestTokens:
         run.path.mkdir()
         with _context.Pool(4) as pool:
             tokens = pool.map(_take_and_leave, [run.path] * 24)
-        assert sorted(tokens) == list(range(1, 25))
+        # One that was overtaken while it took a token gives that back, and its number is skipped.
+        assert len(set(tokens)) == 24
 
     def test_what_a_dead_taker_left_goes_away(self, run: RunDirectory) -> None:
         left = run.leases / "new-0123"
