@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -151,25 +151,3 @@ def _place(branch: BranchConfig, outputs: str) -> bytes:
         branch.name,
     )
     return canonical_json([*named, outputs])
-
-
-def with_point(one: Candidate, fanout_id: str, handed: str | None) -> Config:
-    """The config that a sibling is launched with: everything that was found out is in it.
-
-    Args:
-        one: planned.
-        fanout_id: the fan-out.
-        handed: the branch point; see :func:`launcher.branch.resolve.handed_on`.
-    """
-    assert one.plan is not None
-    assert one.config is not None
-    tracking = one.config.tracking
-    if one.plan.tracker_group is not None:
-        # Where the name came from may not be there when the sibling starts (an environment variable).
-        tracking = replace(tracking, group=one.plan.tracker_group) if _by_environment(one.plan) else tracking
-    fanout = replace(one.config.fanout, id=fanout_id, point=handed, if_exists="resume")
-    return replace(one.config, fanout=fanout, tracking=tracking)
-
-
-def _by_environment(planned: Plan) -> bool:
-    return planned.config.tracking.group is None and planned.group_source == "WANDB_RUN_GROUP"
