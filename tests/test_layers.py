@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "fanout"),
     ("job",),
     ("composition",),
-    ("sweep",),
+    ("sweep", "commands"),
     ("cli", "entry"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
@@ -41,7 +41,7 @@ HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py",
+    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -1,0 +1,38 @@
+"""From runs to an answer: ``compare``."""
+
+from __future__ import annotations
+
+import argparse
+
+from launcher.commands.verbs import Verbs, answer, positive
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs of this subject."""
+    one = verbs.add("compare", _compare, "Hold siblings against their control, or one run against others.")
+    one.add_argument("names", metavar="GROUP|RUN", nargs="*", help="default: the one group that there is")
+    one.add_argument("--metric", action="append", default=[], metavar="NAME", help="default: all of val/")
+    one.add_argument("--at", metavar="STEP", help="as the trunk counts, or +N after the branch point")
+    one.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of N logged values")
+    one.add_argument("--baseline", metavar="RUN", help="default: the control, else what the runs name")
+    one.add_argument(
+        "--expect", action="append", default=[], metavar="TEXT",
+        help="'ARM better|worse ARM on METRIC'; exit status 3 where it does not hold",
+    )  # fmt: skip
+    form = one.add_mutually_exclusive_group()
+    for name in ("csv", "markdown", "latex"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    # Only who compares pays for the numerics.
+    from launcher.report.compare import tables
+    from launcher.report.compare.comparison import Asked, compare
+
+    asked = Asked(options.metric, options.at, options.smooth, options.baseline, options.expect)
+    comparison = compare(options.outputs, options.names, asked)
+    if options.form and not options.json:
+        print(tables.FORMATS[options.form](comparison))
+    else:
+        answer(options, comparison.to_json(), tables.rendered(comparison), least_width=120)
+    return 0 if comparison.holds else 3
