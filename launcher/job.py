@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
         # The batch script blocks them, so that none is lost or deadly before there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
         status = run_sibling(Path(directory), interruption)
-        from launcher.launchers.slurm_job import current_job, leave
+        from launcher.launchers.jobs.job import current_job, leave
 
         job = current_job()
         stopped = interruption.asked is not None and status == interruption.exit_status

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from launcher.fanout.status import STATES, status_of
+from launcher.launchers.jobs.queries import JobState
 from launcher.launchers.sibling import Launch, read_launch
-from launcher.launchers.slurm_queries import JobState
 from launcher.lease import holder
 from launcher.lineage import Run
 from launcher.process import Process

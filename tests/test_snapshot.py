@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from launcher.errors import ConfigError
-from launcher.launchers import snapshot
-from launcher.launchers.snapshot import import_path, take
+from launcher.launchers.jobs import snapshot
+from launcher.launchers.jobs.snapshot import import_path, take
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launcher.errors import LauncherError
 from launcher.fanout.status import Status, launch_of, select, statuses
-from launcher.launchers.slurm_queries import cancel as scancel
+from launcher.launchers.jobs.queries import cancel as scancel
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from launcher.lineage import utc_now

@@ -14,8 +14,8 @@ from launcher.fanout.launch import launch, print_findings, stop_if_bad
 from launcher.fanout.status import RETRIED, launch_of, select, status_of
 from launcher.fanout.written import Fanout
 from launcher.launchers import pool, slurm
+from launcher.launchers.jobs.queries import JobState, certain_states, release
 from launcher.launchers.sibling import Launch, RunSibling
-from launcher.launchers.slurm_queries import JobState, certain_states, release
 from launcher.lineage import Run
 
 

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from launcher.errors import LauncherError, UnknownRun
 from launcher.fanout.estimate import duration
+from launcher.launchers.jobs.queries import JobState, available, states
 from launcher.launchers.sibling import Launch, read_launch
-from launcher.launchers.slurm_queries import JobState, available, states
 from launcher.layout import RunDirectory
 from launcher.lease import Holder, holder
 from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs

@@ -17,14 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from launcher.config import Config, FanoutConfig
 from launcher.errors import ConfigError, LauncherError
-from launcher.launchers.fork_server import ForkServer, import_modules
+from launcher.launchers.forking.fork_server import ForkServer, import_modules
 from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling
 from launcher.layout import RunDirectory
 
 if TYPE_CHECKING:
-    from launcher.launchers.hydra_jobs import Hydra
-    from launcher.launchers.slots import Slots
+    from launcher.launchers.forking.hydra_jobs import Hydra
+    from launcher.launchers.forking.slots import Slots
 
 
 @dataclass
@@ -102,9 +102,9 @@ class PoolLauncher(Launcher):
         Raises:
             Stopped: a signal asked to stop, and all siblings have; it has the outcomes.
         """
-        from launcher.launchers.dispatch import Dispatch, Job
-        from launcher.launchers.display import Display
-        from launcher.launchers.shared_data import most_shared, share_data
+        from launcher.launchers.forking.dispatch import Dispatch, Job
+        from launcher.launchers.forking.display import Display
+        from launcher.launchers.forking.shared_data import most_shared, share_data
 
         # What the checks have imported meanwhile: once in the server instead of in each sibling.
         packages = {__name__.partition(".")[0], run.__module__.partition(".")[0]}
@@ -123,7 +123,7 @@ class PoolLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: each job composed and run in a forked process."""
-        from launcher.launchers.hydra_jobs import launch_jobs
+        from launcher.launchers.forking.hydra_jobs import launch_jobs
 
         return launch_jobs(self._hydra(), self._server, self._room, job_overrides, initial_job_idx)
 
@@ -134,18 +134,18 @@ class PoolLauncher(Launcher):
         return status
 
     def _hydra(self) -> Hydra:
-        from launcher.launchers.hydra_jobs import Hydra
+        from launcher.launchers.forking.hydra_jobs import Hydra
 
         return Hydra(self._context, self._task_function, self._config)
 
     def _room(self, siblings: Sequence[Sibling], max_parallel: int | None = None) -> Slots:
-        from launcher.launchers.slots import Slots
+        from launcher.launchers.forking.slots import Slots
 
         return Slots(siblings, self._gpus(), self._per_gpu, self._slots, max_parallel)
 
     def _gpus(self) -> list[str]:
         """The GPUs to share out; none where the siblings run on the CPU."""
-        from launcher.launchers.slots import find_gpus
+        from launcher.launchers.forking.slots import find_gpus
 
         device = OmegaConf.select(self._config, "device", default="cpu")
         if device == "auto":

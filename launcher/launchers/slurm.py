@@ -17,13 +17,13 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLaunche
 
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError, LauncherError
+from launcher.launchers.jobs.check import check_settings
+from launcher.launchers.jobs.limits import largest_array
+from launcher.launchers.jobs.snapshot import import_path, script_directory, take
+from launcher.launchers.jobs.submit import Array, Code, submit, world_size
+from launcher.launchers.jobs.wait import wait_for
 from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling, read_launch
-from launcher.launchers.slurm_check import check_settings
-from launcher.launchers.slurm_limits import largest_array
-from launcher.launchers.slurm_submit import Array, Code, submit, world_size
-from launcher.launchers.slurm_wait import wait_for
-from launcher.launchers.snapshot import import_path, script_directory, take
 
 log = logging.getLogger("launcher.launchers.slurm")
 _OURS = ("wait", "python")

@@ -13,9 +13,9 @@ import torch
 from omegaconf import OmegaConf
 
 from launcher.config import FanoutConfig
+from launcher.launchers.forking.stopping import Stopped
 from launcher.launchers.pool import PoolLauncher
 from launcher.launchers.sibling import Outcome, Sibling
-from launcher.launchers.stopping import Stopped
 
 
 def main(told: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launcher.files import cores
+from launcher.launchers.forking.slots import find_gpus
 from launcher.launchers.sibling import Sibling
-from launcher.launchers.slots import find_gpus
 from tests.launchers.siblings import acting, alive, log, outcomes, queued, record, seen, start, until
 from tests.tiny_process import Tiny, digest
 

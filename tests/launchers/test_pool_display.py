@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher.launchers.display import Display
+from launcher.launchers.forking.display import Display
 from launcher.launchers.sibling import Sibling
 from launcher.layout import RunDirectory
 from launcher.lease import Lease

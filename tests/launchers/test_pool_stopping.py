@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.launchers.forking.stopping import Stopping
 from launcher.launchers.sibling import Sibling
-from launcher.launchers.stopping import Stopping
 from launcher.layout import RunDirectory
 from launcher.lineage import read_run
 from tests.launchers.siblings import acting, alive, outcomes, queued, record, seen, start, until

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from launcher.launchers.jobs.queries import release, requeue, show_job, states
 from launcher.launchers.sibling import Sibling
-from launcher.launchers.slurm_queries import release, requeue, show_job, states
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from tests.slurm.launched import Launched

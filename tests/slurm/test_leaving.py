@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.launchers import slurm_job
-from launcher.launchers.slurm_job import LEFT_STATUS, SlurmJob, current_job, leave
-from launcher.launchers.slurm_submit import _GUARDED
+from launcher.launchers.jobs import job as slurm_job
+from launcher.launchers.jobs.job import LEFT_STATUS, SlurmJob, current_job, leave
+from launcher.launchers.jobs.submit import _GUARDED
 from launcher.training.signals import Interruption
 
 JOB = SlurmJob("12_3", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.launchers.slurm_queries import states
+from launcher.launchers.jobs.queries import states
 from tests.slurm.slurm_cluster import Cluster
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError
-from launcher.launchers import slurm_submit
+from launcher.launchers.jobs import submit as slurm_submit
+from launcher.launchers.jobs.queries import SlurmError, accounted, certain_states, states
+from launcher.launchers.jobs.submit import world_size
 from launcher.launchers.sibling import Sibling, read_launch
-from launcher.launchers.slurm_queries import SlurmError, accounted, certain_states, states
-from launcher.launchers.slurm_submit import world_size
 from tests.slurm.launched import LENGTH, LIMIT, SLOW_UNTIL, STEPS, Launched, launcher, undisturbed
 from tests.slurm.slurm_cluster import Cluster
 from tests.tiny_process import ROOT, digest

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from launcher.errors import LauncherError
-from launcher.launchers.fork_server import Ended
+from launcher.launchers.forking.fork_server import Ended
 from launcher.layout import RunDirectory
 from launcher.lease import Lease, holder
 from launcher.lineage import RunRecord, State, read_run, utc_now

@@ -11,10 +11,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from launcher.launchers.fork_server import Ended, ForkServer, Order, ServerLost, Started
+from launcher.launchers.forking.fork_server import Ended, ForkServer, Order, ServerLost, Started
+from launcher.launchers.forking.slots import Place, Slots
+from launcher.launchers.forking.stopping import Stopped, Stopping
 from launcher.launchers.sibling import Outcome, Sibling
-from launcher.launchers.slots import Place, Slots
-from launcher.launchers.stopping import Stopped, Stopping
 
 TICK_SECONDS = 0.5
 """How often the display is renewed while nothing happens."""

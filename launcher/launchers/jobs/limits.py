@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from launcher.errors import ConfigError
-from launcher.launchers.slurm_queries import SlurmError, ask, number
+from launcher.launchers.jobs.queries import SlurmError, ask, number
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from launcher.errors import LauncherError
+from launcher.launchers.jobs.queries import CERTAIN_SECONDS, JobState, SlurmError, cancel, states
 from launcher.launchers.sibling import Outcome, Sibling
-from launcher.launchers.slurm_queries import CERTAIN_SECONDS, JobState, SlurmError, cancel, states
 from launcher.layout import RunDirectory
 from launcher.lineage import read_run
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from launcher.errors import LauncherError
 from launcher.files import write_text
+from launcher.launchers.jobs.queries import SlurmError, ask, cancel, queued_as, release
 from launcher.launchers.sibling import Sibling, read_launch
-from launcher.launchers.slurm_queries import SlurmError, ask, cancel, queued_as, release
 from launcher.layout import legal_name
 from launcher.lineage import read_run
 

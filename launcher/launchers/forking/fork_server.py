@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher.launchers.forked import become
+from launcher.launchers.forking.forked import become
 
 Work = Callable[[Any], int]
 """Done in a forked process with an order's payload; returns the exit status."""

@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.launchers.ending import last_lines, read_record, settle
-from launcher.launchers.fork_server import Ended
+from launcher.launchers.forking.ending import last_lines, read_record, settle
+from launcher.launchers.forking.fork_server import Ended
+from launcher.launchers.forking.stopping import Stopping
 from launcher.launchers.sibling import Outcome, Sibling
-from launcher.launchers.stopping import Stopping
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from launcher.errors import ConfigError, LauncherError
+from launcher.launchers.jobs.limits import NodeKind, Partition, accounts, largest_array, partitions
+from launcher.launchers.jobs.queries import SlurmError, ask
+from launcher.launchers.jobs.submit import Code, environment, options, script, world_size
 from launcher.launchers.sibling import Sibling
-from launcher.launchers.slurm_limits import NodeKind, Partition, accounts, largest_array, partitions
-from launcher.launchers.slurm_queries import SlurmError, ask
-from launcher.launchers.slurm_submit import Code, environment, options, script, world_size
 
 Settings = Mapping[str, Any]
 

@@ -16,13 +16,13 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from launcher.errors import RunFailed
-from launcher.launchers.dispatch import Dispatch, Job
-from launcher.launchers.ending import describe
-from launcher.launchers.fork_server import Ended, ForkServer
-from launcher.launchers.forked import print_to
+from launcher.launchers.forking.dispatch import Dispatch, Job
+from launcher.launchers.forking.ending import describe
+from launcher.launchers.forking.fork_server import Ended, ForkServer
+from launcher.launchers.forking.forked import print_to
+from launcher.launchers.forking.slots import Slots
+from launcher.launchers.forking.stopping import Stopping
 from launcher.launchers.sibling import Outcome, Sibling
-from launcher.launchers.slots import Slots
-from launcher.launchers.stopping import Stopping
 
 log = logging.getLogger(__name__)
 

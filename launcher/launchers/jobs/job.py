@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from launcher.errors import LauncherError
-from launcher.launchers.slurm_queries import requeue, show_job
+from launcher.launchers.jobs.queries import requeue, show_job
 from launcher.training.signals import Interruption
 
 LEFT_STATUS = 75

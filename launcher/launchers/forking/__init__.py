@@ -1,0 +1,1 @@
+"""How the pool runs siblings: forked from one process, in places of their own, watched and stopped."""
