@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +124,10 @@ class StoredRun:
 class Runs:
     """All runs, and the fields that ask for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sweep: Callable[[str], Fields | None]) -> None:
+        """``sweep``: what a project has of one, by name."""
         self.stored: dict[tuple[str, str, str], StoredRun] = {}
+        self._sweep = sweep
 
     def find(self, entity: str | None, project: str, run: str) -> StoredRun | None:
         return self.stored.get((entity or ENTITY, project, run))
@@ -196,7 +199,7 @@ class Runs:
         return {
             "__typename": "Project", "id": f"project-{name}", "internalId": "UHJvamVjdDox", "name": name,
             "entity": {"name": entity, "id": entity}, "entityName": entity, "readOnly": False,
-            "bucket": bucket, "run": bucket, "runs": several,
+            "bucket": bucket, "run": bucket, "runs": several, "sweep": self._sweep,
             "runCount": lambda filters=None: several(filters)["totalCount"],
         }  # fmt: skip
 
