@@ -28,8 +28,8 @@ class TestSweepConfig:
         "text",
         [
             "optimizer.lr=1e-4,5e-5", "loss=fixed,buggy", "+branch=a,b", "curriculum.on=true,false",
-            "a=null,1", "a='x,y','1',z", "a=[1,2],[3]", "a={b:1,c:'d e'},{}", "seed=range(1,4)", "a=choice('',b)",
-            "a=inf,nan", r"a='it\'s',b c",
+            "a=null,1", "a='x,y','1',z", "a=[1,2],[3]", "a={b:1,c:'d e'},{}", "seed=range(1,4)",
+            "a=choice('',b)", "a=inf,nan", r"a='it\'s',b c",
         ],
     )  # fmt: skip
     def test_an_agents_arguments_are_what_m_would_give(self, text: str) -> None:

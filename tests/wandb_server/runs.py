@@ -146,6 +146,7 @@ class Runs:
             "createRunFiles": self._create_files,
             "model": self._project,
             "project": self._project,
+            "models": self._projects,
         }
 
     def _upsert(self, input: dict[str, Any]) -> Fields:
@@ -176,6 +177,19 @@ class Runs:
         where = f"{input['entityName']}/{input['projectName']}/{input['runName']}"
         files = [{"name": name, "uploadUrl": f"{{base}}/storage/{where}/{name}"} for name in input["files"]]
         return {"createRunFiles": None, "uploadHeaders": [], "files": files, "runID": "", "success": True}
+
+    def _projects(self, entityName: str, first: int = 50, after: str | None = None) -> Fields:
+        """Those that have runs."""
+        names = sorted({project for entity, project, _ in self.stored if entity == entityName})
+        nodes = [
+            {
+                "__typename": "Project", "id": f"project-{name}", "name": name, "entityName": entityName,
+                "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None,
+            }
+            for name in names
+        ]  # fmt: skip
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"pageInfo": page, "edges": [{"node": node} for node in nodes]}
 
     def _project(self, name: str, entityName: str | None = None) -> Fields:
         entity = entityName or ENTITY
