@@ -17,6 +17,7 @@ from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.lineage import Run, find_run, read_runs
+from launcher.trackers.trackers import not_installed
 from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
@@ -37,7 +38,7 @@ def preflight(
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
     task, model, fingerprint = _built(plan)
-    findings = _place(plan) + _shares(plan, task)
+    findings = _place(plan) + _shares(plan, task) + _trackers(plan)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -208,6 +209,20 @@ def _seed(plan: Plan) -> list[Finding]:
         return []
     found = "changes the order of the data; dropout goes on with the trunk's random numbers"
     return [Finding("note", f"seed={plan.config.seed}", found, "", "branch.reset=[rng] for new ones")]
+
+
+def _trackers(plan: Plan) -> list[Finding]:
+    """A tracker may fail, but what is known to before the run starts was a mistake."""
+    return [
+        Finding(
+            "error",
+            f"tracker.{name}",
+            f"the package {name} is not installed",
+            "it, or another tracker",
+            f"pip install 'checkpoint-launcher[{name}]'",
+        )
+        for name in not_installed(plan.config.tracker)
+    ]
 
 
 def changed_data(manifest: Manifest, fingerprint: str) -> list[Finding]:
