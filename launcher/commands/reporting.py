@@ -26,15 +26,23 @@ WIDTHS_CM = (2.0, 100.0)
 
 def add(verbs: Verbs) -> None:
     """Add the verbs of this subject."""
-    one = verbs.add("report", _report, "Write a group's page: one HTML file that needs neither server nor network.")
+    one = verbs.add(
+        "report", _report, "Write a group's page: one HTML file that needs neither server nor network."
+    )
     one.add_argument("group", metavar="GROUP", nargs="?", help="default: the one group that there is")
     one.add_argument("--to", type=Path, metavar="FILE", help="default: report.html in the group's directory")
     one.add_argument("--png", action="store_true", help="figures as PNG too, in figures/ beside the page")
     one.add_argument("--width-cm", type=_width, metavar="CM", help=f"width of a PNG (default: {COLUMN_CM})")
-    one.add_argument("--watch", action="store_true", help="write it again until no run of the group is under way")
-    one.add_argument("--every", type=positive, default=10, metavar="SECONDS", help="with --watch (default: 10)")
+    one.add_argument(
+        "--watch", action="store_true", help="write it again until no run of the group is under way"
+    )
+    one.add_argument(
+        "--every", type=positive, default=10, metavar="SECONDS", help="with --watch (default: 10)"
+    )
     add_questions(one)
-    one = verbs.add("board", _board, "Serve the pages of all groups on this machine, read-only, until Ctrl-C.")
+    one = verbs.add(
+        "board", _board, "Serve the pages of all groups on this machine, read-only, until Ctrl-C."
+    )
     one.add_argument("--host", default="127.0.0.1", help="address that browsers use (default: %(default)s)")
     one.add_argument("--port", type=_port, default=8765, help="0: any that is free (default: %(default)s)")
 

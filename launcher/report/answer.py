@@ -84,7 +84,10 @@ def _of_one(row: Row, baseline: str, step: int | None) -> tuple[Tone, str]:
         return "noise", f"{row.arm} {told}: {why}{f' ({_interval(row)})' if row.low is not None else ''}."
     if row.verdict == INCOMPLETE:
         return "open", f"There is no answer yet on {row.metric}: {row.note or 'a value is missing'}."
-    return "open", f"{row.arm} differs from {baseline} on {row.metric}, {size}; nobody said which way is better."
+    return (
+        "open",
+        f"{row.arm} differs from {baseline} on {row.metric}, {size}; nobody said which way is better.",
+    )
 
 
 def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, str]:
@@ -105,7 +108,13 @@ def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, 
         return "open", f"There is no answer on {metric}: nothing was held against {baseline}."
     verdicts = {row.verdict for row in rows}
     tone: Tone = (
-        "better" if BETTER in verdicts else "worse" if WORSE in verdicts else "noise" if NOISE in verdicts else "open"
+        "better"
+        if BETTER in verdicts
+        else "worse"
+        if WORSE in verdicts
+        else "noise"
+        if NOISE in verdicts
+        else "open"
     )
     weak = ", in one stream only" if any(row.weaker and row.low is not None for row in rows) else ""
     return tone, f"On {metric}, {'; '.join(parts)}{weak}."

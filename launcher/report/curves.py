@@ -172,4 +172,3 @@ def band(curves: Mapping[int, Curve]) -> Band | None:
             for stream, curve in curves.items()
         },
     )
-

@@ -73,10 +73,13 @@ def versions(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for run in runs:
         for key, value in flatten(run.record.environment).items():
             told.setdefault(key, {}).setdefault(spelled(value), []).append(run.id)
-    return [
-        (key, next(iter(values)) if len(values) == 1 else "; ".join(f"{value}: {_named(ids)}" for value, ids in values.items()))
-        for key, values in told.items()
-    ]  # fmt: skip
+    return [(key, _one_or_each(values)) for key, values in told.items()]
+
+
+def _one_or_each(values: Mapping[str, Sequence[str]]) -> str:
+    if len(values) == 1:
+        return next(iter(values))
+    return "; ".join(f"{value}: {_named(ids)}" for value, ids in values.items())
 
 
 def spelled(value: Any) -> str:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 300
 CM_PER_INCH = 2.54
-HEIGHT = 0.66
+HEIGHT = 0.72
 """Of the width."""
 POINTS = 7.5
 """Size of text, in points: what journals ask for at a column's width."""
+WIDE_INCHES = 5.0
+"""Width from which the legend has four columns and not two."""
 MARKED = 40
 """Points of a curve up to which each is marked."""
 _DASHES: dict[str, Any] = {
@@ -28,8 +30,9 @@ _DASHES: dict[str, Any] = {
     "longdash": (0, (7, 2.5)), "longdashdot": (0, (7, 2, 1, 2)),
 }  # fmt: skip
 _LOOK = {
-    "font.size": POINTS, "axes.labelsize": POINTS, "xtick.labelsize": POINTS - 0.5, "ytick.labelsize": POINTS - 0.5,
-    "legend.fontsize": POINTS - 0.5, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
+    "font.size": POINTS, "axes.labelsize": POINTS, "legend.fontsize": POINTS - 0.5,
+    "xtick.labelsize": POINTS - 0.5, "ytick.labelsize": POINTS - 0.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "axes.formatter.useoffset": False,
 }  # fmt: skip
@@ -62,6 +65,11 @@ def write_figures(group: Group, drawn: Drawn, directory: Path, width_cm: float) 
             figure = Figure(figsize=(inches, HEIGHT * inches), layout="constrained")
             FigureCanvasAgg(figure)
             _draw(figure.add_subplot(), group, drawn, metric)
+            # Above, where it hides no curve.
+            columns = 2 if inches < WIDE_INCHES else 4
+            figure.legend(
+                loc="outside upper left", ncols=columns, frameon=False, handlelength=2.6, labelspacing=0.25
+            )
             with written_aside(path) as temporary:
                 figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
         written.append(path)
@@ -79,7 +87,9 @@ def _draw(axes: Axes, group: Group, drawn: Drawn, metric: str) -> None:
             continue
         colour = arm.style.colour
         if not band.plain:
-            axes.fill_between(band.steps, band.low, band.high, color=colour, alpha=0.16, linewidth=0, zorder=2)
+            axes.fill_between(
+                band.steps, band.low, band.high, color=colour, alpha=0.16, linewidth=0, zorder=2
+            )
         steps, mean = [*(leave[:1]), *band.steps], [*(leave[1:]), *band.mean]
         marker = "." if len(band.steps) <= MARKED else ""
         axes.plot(
@@ -93,8 +103,6 @@ def _draw(axes: Axes, group: Group, drawn: Drawn, metric: str) -> None:
     axes.set_ylabel(_literal(metric))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", "\N{THIN SPACE}"))
     axes.xaxis.set_major_locator(_few())
-    columns = 1 if len(drawn.arms) <= 4 else 2
-    axes.legend(frameon=False, ncols=columns, handlelength=2.6, borderaxespad=0.2, labelspacing=0.25)
 
 
 def _leave(trunk: Band | None, point: int | None) -> list[float]:

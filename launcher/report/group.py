@@ -91,12 +91,14 @@ def read_group(outputs: Path, name: str | None, asked: Asked) -> Group:
     except LauncherError as error:
         if asked.metrics or asked.at or asked.baseline or asked.expect:
             raise  # What was typed means nothing here: that is not to be found out on a page.
-        problems.append(" ".join(part for part in (error.what, error.found and f"Found: {error.found}.") if part))
+        problems.append(
+            " ".join(part for part in (error.what, error.found and f"Found: {error.found}.") if part)
+        )
     arms = _arms(outputs, runs, comparison)
     points = {run.record.parent.sha256: run.record.parent for run in runs if run.record.parent is not None}
+    members = [run for arm in arms for run in arm.runs.values()]
     return Group(
-        outputs, name, runs,
-        states={run.id: state_now(run) for run in [*runs, *(one for arm in arms for one in arm.runs.values())]},
+        outputs, name, runs, states={run.id: state_now(run) for run in [*runs, *members]},
         arms=arms, point=next(iter(points.values())) if len(points) == 1 else None,
         comparison=comparison, asked=asked, problems=problems,
     )  # fmt: skip
@@ -140,7 +142,10 @@ def _arms(outputs: Path, runs: Sequence[Run], comparison: Comparison | None) -> 
             first = members[min(members)].record
             found.append((first.job_type, first.branch_type in {"control", "stream"}, members))
     looks = styles([baseline for _, baseline, _ in found])
-    return [Arm(name, baseline, members, look) for (name, baseline, members), look in zip(found, looks, strict=True)]
+    return [
+        Arm(name, baseline, members, look)
+        for (name, baseline, members), look in zip(found, looks, strict=True)
+    ]
 
 
 @dataclass
@@ -202,8 +207,8 @@ def _chosen(group: Group) -> tuple[list[Arm], list[str]]:
         chosen.append(arm)
     looks = styles([arm.baseline for arm in chosen])
     drawn = [replace(arm, style=look) for arm, look in zip(chosen, looks, strict=True)]
-    return drawn, [f"Curves are drawn of {len(drawn)} of {len(group.arms)} arms: the baseline and those that are "
-                   f"furthest from it in {group.primary}."]  # fmt: skip
+    told = f"Curves are drawn of {len(drawn)} of {len(group.arms)} arms"
+    return drawn, [f"{told}: the baseline and those that are furthest from it in {group.primary}."]
 
 
 def _bands(runs: Mapping[int, Run], drawn: Drawn, numbering: Numbering) -> dict[str, Band]:
@@ -215,7 +220,9 @@ def _bands(runs: Mapping[int, Run], drawn: Drawn, numbering: Numbering) -> dict[
             drawn.notes.append(f"{run.id}: {error.what} ({error.where})")
             continue
         if read.skipped:
-            drawn.notes.append(f"{run.id}: {read.skipped} logged values are no finite numbers and are left out.")
+            drawn.notes.append(
+                f"{run.id}: {read.skipped} logged values are no finite numbers and are left out."
+            )
         drawn.merged = drawn.merged or read.merged
         for metric, curve in read.curves.items():
             curves.setdefault(metric, {})[stream] = curve

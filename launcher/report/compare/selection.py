@@ -118,9 +118,7 @@ def only_group(outputs: Path, verb: str) -> str:
         "Which group?" if groups else "There is no group of siblings.",
         where=str(outputs),
         found=", ".join(groups) or "no branch",
-        do=f"launcher {verb} {groups[0]}"
-        if groups
-        else "launch some: python train.py -m branch.from_step=N",
+        do=f"launcher {verb} {groups[0]}" if groups else "launch some: python train.py -m branch.from_step=N",
     )
 
 

@@ -174,4 +174,7 @@ def _curve(band: Band | None) -> dict[str, Any] | None:
 
 
 def _short(values: Sequence[float | None]) -> list[float | None]:
-    return [None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}") for value in values]
+    return [
+        None if value is None or not math.isfinite(value) else float(f"{value:.{DIGITS}g}")
+        for value in values
+    ]

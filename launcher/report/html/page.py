@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.report.html.contents import OPEN_BRANCHES, Contents
+from launcher.report.html.contents import DIGITS, OPEN_BRANCHES, Contents
 from launcher.report.html.library import missing, plotly_js
 
 if TYPE_CHECKING:
@@ -18,29 +18,27 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 
 
-def page(contents: Contents, library_at: str | None = None, files_at: str | None = None) -> str:
+def page(contents: Contents, served: bool = False) -> str:
     """The page as HTML.
 
     Args:
         contents: what stands on it.
-        library_at: where a server has the plotting library; None: it goes into the page.
-        files_at: where a server has the runs' files; None: no links to them.
+        served: whether ``launcher board`` serves it, and the scripts and the runs' files beside it; else
+            everything goes into the page.
 
     Raises:
         ConfigError: a package of the extra ``report`` is not installed.
     """
-    library = "" if library_at else plotly_js()
-    scripts = [_text("page.js")] + ([library] if library else [])
+    scripts = [] if served else [*([plotly_js()] if contents.drawn else []), page_js()]
     template = _environment().get_template("page.html.j2")
     return template.render(
         one=contents,
-        policy=_policy(scripts, served=library_at is not None),
+        policy=policy(["'self'"] if served else [_hash(text) for text in scripts]),
         style=_text("page.css"),
-        script=scripts[0],
-        library=library,
-        library_at=library_at,
-        files_at=files_at,
+        scripts=scripts,
+        served=served,
         open_branches=OPEN_BRANCHES,
+        digits=DIGITS,
         data=_embedded(contents.data),
     )
 
@@ -48,23 +46,30 @@ def page(contents: Contents, library_at: str | None = None, files_at: str | None
 def board_page(**values: Any) -> str:
     """The list of all groups, for a server."""
     template = _environment().get_template("board.html.j2")
-    return template.render(policy=_policy([], served=True), style=_text("page.css"), **values)
+    return template.render(style=_text("page.css"), **values)
 
 
-def _policy(scripts: list[str], served: bool) -> str:
-    """What the page may do: run exactly the scripts that it was written with, and ask for nothing."""
-    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
-    allowed = [f"'sha256-{one}'" for one in hashes] + (["'self'"] if served else [])
+def page_js() -> str:
+    """What moves on the page."""
+    return _text("page.js")
+
+
+def policy(scripts: list[str]) -> str:
+    """What the page may do: run these scripts, and ask nobody for anything."""
     return "; ".join(
         [
             "default-src 'none'",
-            f"script-src {' '.join(allowed)}",
+            f"script-src {' '.join(scripts)}",
             "style-src 'unsafe-inline'",
             "img-src data: blob:",  # The figure as an image, for its download button.
             "base-uri 'none'",
             "form-action 'none'",
         ]
     )
+
+
+def _hash(script: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _embedded(data: dict[str, Any]) -> str:
