@@ -28,6 +28,9 @@ class Answer:
 def answer(group: Group) -> Answer:
     """Question and answer, on the primary metric."""
     tone, sentence = _sentence(group)
+    if tone != "open" and not {"queued", "running"}.isdisjoint(group.states.values()):
+        # Whoever stops at the first look that pleases finds effects in noise.
+        sentence = f"So far, with runs still under way: {sentence}"
     return Answer(question(group), tone, sentence)
 
 
@@ -62,7 +65,8 @@ def _sentence(group: Group) -> tuple[Tone, str]:
     if comparison.missing:
         more = len(comparison.missing) - 1
         return "open", (
-            f"No arm can be called better or worse, because the set is incomplete: {comparison.missing[0]}"
+            f"No arm can be called better or worse, because the set is incomplete: "
+            f"{comparison.missing[0].rstrip('.')}"
             f"{f' (and {more} more)' if more else ''}."
         )
     rows = [row for row in comparison.rows if row.metric == group.primary and row.verdict != BASELINE]

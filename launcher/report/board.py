@@ -1,8 +1,8 @@
 """``launcher board``: the pages of all groups over HTTP, for the browser on this machine.
 
 It only reads. It is bound to loopback unless another address is given, answers only requests that name the
-address it was given (a foreign page whose name was pointed at this machine gets nothing), and opens no file
-that does not lie below the directory of runs once every link is followed.
+address it was given (a foreign page whose name was pointed at this machine gets nothing), and hands out no
+file and no group that does not lie below the directory of runs once every link is followed.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Board:
             name, slash, rest = path.removeprefix(GROUP).partition("/")
             name = _decoded(name)
             # Of what there is, so that nothing that was sent becomes a path.
-            if slash and not rest and name in groups(self.outputs):
+            if slash and not rest and name in groups(self.outputs) and self._inside(name):
                 return "text/html; charset=utf-8", self._page(name).encode()
         if path.startswith(FILES):
             place = self._file(_decoded(path.removeprefix(FILES)))
@@ -137,11 +137,16 @@ class Board:
             raise Refused(HTTPStatus.FORBIDDEN, f"Only {', '.join(KINDS)} files are shown.")
         return place
 
+    def _inside(self, group: str) -> bool:
+        """Whether a group lies here, and is no link to another place."""
+        return (self.outputs / group).resolve() == self.outputs / group
+
     def _index(self) -> str:
         runs, problems = read_runs(self.outputs)
         by_group: dict[str, list[Run]] = {}
         for run in runs:
             by_group.setdefault(run.directory.path.parent.name, []).append(run)
+        by_group = {name: members for name, members in by_group.items() if self._inside(name)}
         told = [_told(name, members) for name, members in sorted(by_group.items())]
         return board_page(
             outputs=str(self.outputs), groups=told, problems=[str(one.where) for one in problems]
