@@ -127,7 +127,7 @@ def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, 
 def _named(rows: Sequence[Row], sized: bool) -> str:
     names = [f"{row.arm} ({signed(row.difference)})" if sized else row.arm for row in rows[:MOST_NAMED]]
     if len(rows) > MOST_NAMED:
-        return f"{len(rows)} arms, first of all {names[0]},"
+        return f"{len(rows)} arms, first of all {names[0]}," if sized else f"{len(rows)} arms"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

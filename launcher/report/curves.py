@@ -20,7 +20,7 @@ from launcher.trackers.metrics_window import BRANCH_STEPS, Numbering
 MOST_POINTS = 400
 """Points of a curve after the branch point; as many again for what leads there."""
 LEAST_POINTS = 40
-ALL_POINTS = 60_000
+ALL_POINTS = 50_000
 """Points of all curves of a figure together: what keeps a page with hundreds of curves small."""
 
 

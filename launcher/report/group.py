@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,14 +49,14 @@ class Group:
     problems: list[str] = field(default_factory=list)
     """What could not be read or compared."""
 
-    @property
+    @functools.cached_property
     def primary(self) -> str | None:
         """The metric that stands for the others: the one that was named, else by its name; never by what
         came out."""
         compared = {row.metric: None for row in self.comparison.rows} if self.comparison else {}
         return next(iter([*self.asked.metrics, *ranked(list(compared)), *ranked(self.metrics)]), None)
 
-    @property
+    @functools.cached_property
     def metrics(self) -> list[str]:
         """Every metric that some run has on record, the compared ones first."""
         compared = [row.metric for row in self.comparison.rows] if self.comparison else []

@@ -11,7 +11,7 @@ from launcher.lineage import utc_now
 from launcher.report import facts
 from launcher.report.answer import Answer, answer
 from launcher.report.compare.comparison import Proof
-from launcher.report.compare.tables import MOST_ROWS, Laid, laid, number
+from launcher.report.compare.tables import Laid, laid, number
 from launcher.report.compare.verdict import BASELINE, Row
 from launcher.report.curves import Band
 from launcher.report.group import Drawn, Group
@@ -19,6 +19,8 @@ from launcher.report.tree import shown_metrics, tree
 
 DIGITS = 5
 """Of a value in a curve; ``metrics.jsonl`` has them all."""
+MOST_ROWS = 250
+"""Rows of the comparison on the page, the primary metric's and the largest differences first."""
 OPEN_BRANCHES = 24
 """Branches at one point above which the tree shows them folded."""
 _PROOF = {True: "exact", False: "not exact", None: "not proven"}
@@ -146,6 +148,9 @@ def _branch(node: Mapping[str, Any], wanted: set[str], below: bool) -> Branches 
 
 def _figure(group: Group, drawn: Drawn) -> dict[str, Any]:
     streams = {arm.name: len(arm.runs) for arm in drawn.arms}
+    steps: dict[tuple[int, ...], int] = {}
+    bands = {name: [_curve(one, steps) for one in bands] for name, bands in drawn.bands.items()}
+    trunk = {name: _curve(one, steps) for name, one in drawn.trunk_bands.items()}
     return {
         "group": group.name,
         "point": None if group.point is None else group.point.step,
@@ -157,19 +162,24 @@ def _figure(group: Group, drawn: Drawn) -> dict[str, Any]:
             {"name": arm.name, "baseline": arm.baseline, "streams": streams[arm.name], **asdict(arm.style)}
             for arm in drawn.arms
         ],
-        "curves": {name: [_curve(one) for one in bands] for name, bands in drawn.bands.items()},
-        "trunkCurves": {name: _curve(one) for name, one in drawn.trunk_bands.items()},
+        "steps": [list(one) for one in steps],
+        "curves": bands,
+        "trunkCurves": trunk,
     }
 
 
-def _curve(band: Band | None) -> dict[str, Any] | None:
+def _curve(band: Band | None, steps: dict[tuple[int, ...], int]) -> dict[str, Any] | None:
+    """A curve as the page has it; ``x`` is the place of its steps in ``steps``, which it adds to."""
     if band is None:
         return None
-    curve: dict[str, Any] = {"x": band.steps, "y": _short(band.mean)}
+    place = steps.setdefault(tuple(band.steps), len(steps))
+    curve: dict[str, Any] = {"x": place, "y": _short(band.mean)}
     if not band.plain:
         curve |= {"low": _short(band.low), "high": _short(band.high)}
     if len(band.streams) > 1:
-        curve |= {"n": band.count, "streams": {str(key): _short(one) for key, one in band.streams.items()}}
+        curve["streams"] = {str(key): _short(one) for key, one in band.streams.items()}
+    if len(set(band.count)) > 1:
+        curve["n"] = band.count
     return curve
 
 

@@ -23,6 +23,8 @@
     return;
   }
   const data = JSON.parse(island.textContent);
+  // Curves share their steps.
+  for (const curve of [...Object.values(data.curves).flat(), ...Object.values(data.trunkCurves)]) if (curve) curve.x = data.steps[curve.x];
   const figure = byId("figure");
   const place = `launcher-report:${location.pathname}:${data.group}`;
   const state = { metric: data.primary, view: data.point === null ? "all" : "branch", smooth: 0, log: false,
@@ -104,7 +106,7 @@
       }
       const y = smoothed(curve.x, curve.y, leave);
       const about = curve.x.map((_, i) => [
-        curve.low ? `  (${clean(curve.low[i])} to ${clean(curve.high[i])}` + (curve.n ? `, ${curve.n[i]} of ${arm.streams} streams)` : ")") : ""]);
+        curve.low ? `  (${clean(curve.low[i])} to ${clean(curve.high[i])}` + (arm.streams > 1 ? `, ${curve.n ? curve.n[i] : Object.keys(curve.streams || [0]).length} of ${arm.streams} streams)` : ")") : ""]);
       found.push({ x: leave ? [leave[0], ...curve.x] : curve.x, y: leave ? [leave[1], ...y] : y, customdata: leave ? [[""], ...about] : about,
         name: plain(arm.name), meta: "arm", mode: curve.x.length <= 40 ? "lines+markers" : "lines", marker: { size: 4.5, color: hex },
         line: { color: hex, dash: arm.dash, width: arm.baseline ? 2.4 : 2 }, hovertemplate: "%{y:.5~g}%{customdata[0]}<extra>%{fullData.name}</extra>" });
