@@ -96,15 +96,16 @@ def _of_one(row: Row, baseline: str, step: int | None) -> tuple[Tone, str]:
 
 def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, str]:
     parts = []
-    for verdict, words in (
-        (BETTER, f"better than {baseline}"),
-        (WORSE, f"worse than {baseline}"),
-        (NOISE, "inside the noise"),
+    for verdict, one, more in (
+        (BETTER, "is better than", "are better than"),
+        (WORSE, "is worse than", "are worse than"),
+        (NOISE, "cannot be told from", "cannot be told from"),
     ):
         there = [row for row in rows if row.verdict == verdict]
         if there:
             there.sort(key=lambda row: -abs(row.difference or 0.0))
-            parts.append(f"{_named(there, verdict != NOISE)} {'is' if len(there) == 1 else 'are'} {words}")
+            words = one if len(there) == 1 else more
+            parts.append(f"{_named(there, verdict != NOISE)} {words} {baseline}")
     without = sum(row.verdict not in {BETTER, WORSE, NOISE} for row in rows)
     if without:
         parts.append(f"{without} of {len(rows)} arms {'has' if without == 1 else 'have'} no verdict")

@@ -69,7 +69,8 @@ class Scale:
     def of(cls, origin: int, span: int, curves: int) -> Scale:
         """The scale that keeps ``curves`` curves within :data:`ALL_POINTS`."""
         points = min(MOST_POINTS, max(LEAST_POINTS, ALL_POINTS // max(1, curves)))
-        return cls(origin, span, _at_least_one(span, points), _at_least_one(origin - span, points))
+        width = _at_least_one(span, points)
+        return cls(origin, span, width, max(width, _at_least_one(origin - span, points)))
 
     def bucket(self, since: int) -> int:
         """The number of the bucket that a step since the branch point (0 and less: before it) falls in."""

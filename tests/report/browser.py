@@ -18,7 +18,7 @@ DRAWN = "html[data-drawn]"
 
 
 def chromium() -> str:
-    """Where Chromium is. Without one the test is skipped, unless LAUNCHER_REQUIRE_BROWSER says that it must run."""
+    """Where Chromium is. Without one a test is skipped, or fails if LAUNCHER_REQUIRE_BROWSER is set."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         if os.environ.get("LAUNCHER_REQUIRE_BROWSER"):

@@ -99,7 +99,8 @@ def test_a_missing_sibling_leaves_no_answer(tmp_path: Path) -> None:
     found = told(tmp_path)
     assert found.tone == "open"
     assert found.sentence == (
-        "No arm can be called better or worse, because the set is incomplete: gone-id failed: The loss is nan."
+        "No arm can be called better or worse, because the set is incomplete: "
+        "gone-id failed: The loss is nan."
     )
 
 

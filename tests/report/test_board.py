@@ -115,14 +115,16 @@ def test_in_a_browser(board: Board) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/files/../secret.json", "/files/%2e%2e/secret.json", "/files/..%2fsecret.json", "/files/%2e%2e%2fsecret.json",
-        "/files/trunks/../../secret.json", "/files/trunks/%2e%2e/%2e%2e/secret.json", "/files/../outputs-2/secret.json",
-        "/files/%252e%252e/secret.json", "/files/..\\secret.json", "/files/..%5csecret.json", "/files//etc/passwd",
-        "/files/%2fetc/passwd", "/files/trunks/out.json", "/files/out/secret.json", "/files/trunks/.hidden.json",
-        "/files/trunks/state.pt", "/files/trunks/page.html", "/files/trunks/pipe.json", "/files/trunks/folder.json",
-        "/files/trunks/run.json%00.json", "/files/%ff/x.json", "/files/", "/files",
-        "/group/..%2f/", "/group/../", "/group/%2e%2e/", "/group/out/", "/group/", "/group/nobody/",
-        f"/group/{GROUP}", f"/group/{GROUP}/x", "/group/linked/", "http://elsewhere/", "*", f"/files/{'x' * 5000}.json",
+        "/files/../secret.json", "/files/%2e%2e/secret.json", "/files/..%2fsecret.json",
+        "/files/%2e%2e%2fsecret.json", "/files/trunks/../../secret.json",
+        "/files/trunks/%2e%2e/%2e%2e/secret.json", "/files/../outputs-2/secret.json",
+        "/files/%252e%252e/secret.json", "/files/..\\secret.json", "/files/..%5csecret.json",
+        "/files//etc/passwd", "/files/%2fetc/passwd", "/files/trunks/out.json", "/files/out/secret.json",
+        "/files/trunks/.hidden.json", "/files/trunks/state.pt", "/files/trunks/page.html",
+        "/files/trunks/pipe.json", "/files/trunks/folder.json", "/files/trunks/run.json%00.json",
+        "/files/%ff/x.json", "/files/", "/files", "/group/..%2f/", "/group/../", "/group/%2e%2e/",
+        "/group/out/", "/group/", "/group/nobody/", f"/group/{GROUP}", f"/group/{GROUP}/x",
+        "/group/linked/", "http://elsewhere/", "*", f"/files/{'x' * 5000}.json",
     ],
 )  # fmt: skip
 def test_nothing_outside_and_nothing_hidden_is_handed_out(board: Board, path: str) -> None:

@@ -157,15 +157,16 @@ SMALLEST = """() => {
   while (walk.nextNode()) {
     const one = walk.currentNode.parentElement;
     if (!walk.currentNode.data.trim() || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(one.tagName)) continue;
-    const box = one.getBoundingClientRect();
-    if (box.width && box.height && parseFloat(getComputedStyle(one).fontSize) < 12) small.push(walk.currentNode.data);
+    const seen = one.getClientRects().length;
+    if (seen && parseFloat(getComputedStyle(one).fontSize) < 12) small.push(walk.currentNode.data);
   }
   return small;
 }"""
 CUT = """() => [...document.querySelectorAll("td, th, dd, dt, p, code, h1, h2, button, select, label")]
   .filter((one) => one.getClientRects().length)
-  .filter((one) => { const box = one.getBoundingClientRect(); return box.right > innerWidth + 1 || box.left < -1; })
-  .map((one) => one.textContent)"""
+  .map((one) => [one, one.getBoundingClientRect()])
+  .filter(([, box]) => box.right > innerWidth + 1 || box.left < -1)
+  .map(([one]) => one.textContent)"""
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -57,7 +57,7 @@ def test_what_a_record_says_is_text_and_nothing_else(tmp_path: Path) -> None:
     treated = find_run(tmp_path, "treated-id").record
     finding = Finding("warning", HOSTILE, HOSTILE, HOSTILE, HOSTILE)
     changed(
-        tmp_path, treated, job_type=HOSTILE, notes=HOSTILE, overrides=[HOSTILE], error=HOSTILE, id="treated-id",
+        tmp_path, treated, job_type=HOSTILE, notes=HOSTILE, overrides=[HOSTILE], error=HOSTILE,
         differences={f"loss.{HOSTILE}": ["plain", HOSTILE]}, environment={HOSTILE: HOSTILE},
         findings=[finding.to_json()], metrics={**treated.metrics, f"val/{HOSTILE}": 1.0},
     )  # fmt: skip
@@ -232,7 +232,8 @@ class TestCommand:
         [
             (["nobody"], "There is no group 'nobody'"), (["../x"], "There is no group '../x'"),
             (["--metric", "val/nothing"], "No run has the metric"), (["--width-cm", "8.5"], "add --png"),
-            (["--png", "--width-cm", "0"], "is not between"), (["--expect", "nonsense"], "That is no expectation"),
+            (["--png", "--width-cm", "0"], "is not between"),
+            (["--expect", "nonsense"], "That is no expectation"),
         ],
     )  # fmt: skip
     def test_what_cannot_be_meant(self, empty: Tiny, arguments: list[str], part: str) -> None:
@@ -251,8 +252,9 @@ class TestCommand:
 
     def test_without_its_packages_it_says_what_to_install(self, empty: Tiny) -> None:
         small(empty.outputs)
+        start = "from launcher.cli import main; sys.exit(main(sys.argv[1:]))"
         for package in ("plotly", "jinja2"):
-            code = f"import sys; sys.modules['{package}'] = None; from launcher.cli import main; sys.exit(main(sys.argv[1:]))"
+            code = f"import sys; sys.modules['{package}'] = None; {start}"
             ended = in_a_new_interpreter("-c", code, "report", f"--outputs={empty.outputs}")
             assert ended.status == 2
             assert f"needs the package {package}" in ended.err
@@ -264,4 +266,4 @@ class TestCommand:
         changed(empty.outputs, run, metrics={ERROR: math.nan}, differences={"x": [math.nan, math.inf]})
         text = (Path(looked(empty, "report")["page"])).read_text()
         [data] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
-        json.loads(data, parse_constant=lambda name: pytest.fail(name))
+        json.loads(data, parse_constant=pytest.fail)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from launcher.lineage import utc_now
 from launcher.report import facts
 from launcher.report.answer import Answer, answer
 from launcher.report.compare.comparison import Proof
@@ -81,7 +81,7 @@ def contents(group: Group, drawn: Drawn, live: bool, every: float) -> Contents:
     Raises:
         LauncherError: something cannot be read.
     """
-    comparison = group.comparison
+    comparison, now = group.comparison, datetime.datetime.now(datetime.UTC)
     no_proof = Proof(None, None, "there is nothing to compare yet")
     table = laid(comparison) if comparison is not None else None
     left_out = 0
@@ -94,7 +94,7 @@ def contents(group: Group, drawn: Drawn, live: bool, every: float) -> Contents:
     proof = comparison.proof if comparison is not None else no_proof
     return Contents(
         group=group.name,
-        written=utc_now(),
+        written=f"{now:%d %B %Y, %H:%M:%S} UTC".lstrip("0"),
         live=live,
         answer=answer(group),
         proof=proof,
