@@ -39,6 +39,7 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.submitting
 	$(PY) -m benchmarks.tracking
 	$(PY) -m benchmarks.compare
+	$(PY) -m benchmarks.reporting
 
 storm: $(INSTALLED) ## five minutes of faults at random over siblings in the pool, and five over siblings on a real SLURM
 	$(PY) -m tests.pool_storm --seconds 300 --seed $(SEED)

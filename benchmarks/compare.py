@@ -87,10 +87,10 @@ def again(outputs: Path, count: int, streams: int, steps: int) -> None:
 
 
 def measured(outputs: Path, *arguments: str) -> dict[str, float]:
-    """Seconds, processor time and peak bytes of one command."""
+    """Seconds, processor time and peak bytes of one command, ``launcher ARGUMENTS``."""
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "compare", GROUP, f"--outputs={outputs}", *arguments],
+        [sys.executable, "-c", COMMAND, *arguments, f"--outputs={outputs}"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     seconds = time.perf_counter() - started
@@ -114,7 +114,7 @@ def main() -> None:
             for streams in (4, 1):
                 again(outputs, count, streams, steps)
                 for form in ([], ["--json"], [f"--at={15_000 + steps // 2}", "--csv"]):
-                    taken = [measured(outputs, *form) for _ in range(rounds)]
+                    taken = [measured(outputs, "compare", GROUP, *form) for _ in range(rounds)]
                     name = f"{count} runs, {streams} streams an arm {' '.join(form)}".strip()
                     results[name] = {key: median(one[key] for one in taken) for key in taken[0]}
                     print(name, {key: round(value, 2) for key, value in results[name].items()})

@@ -56,7 +56,8 @@ def run(command: str, directory: Path, color: bool = False) -> tuple[int, str]:
 
 
 def refresh(directory: Path) -> None:
-    """Rewrite the README's outputs, and the picture."""
+    """Rewrite the README's outputs, and the pictures."""
+    from docs.screenshot import screenshot
 
     def again(match: re.Match[str]) -> str:
         command = match["command"]
@@ -66,6 +67,7 @@ def refresh(directory: Path) -> None:
 
     README.write_text(_BLOCK.sub(again, README.read_text()))
     picture(directory)
+    screenshot(directory)
 
 
 def picture(directory: Path) -> None:

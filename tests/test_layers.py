@@ -36,13 +36,18 @@ ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
     "wandb_workspaces": "launcher.trackers.wandb",
     "pyteomics": "launcher.peptide",
+    "jinja2": "launcher.report.html.page",
+    "matplotlib": "launcher.report.figures",
+    "plotly": "launcher.report.html.library",
 }
 
-HEAVY = ("torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics")
+HEAVY = (
+    "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2", "matplotlib", "plotly",
+)  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "report/*.py", "report/*/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 
@@ -141,6 +146,7 @@ def test_imports_point_down_only() -> None:
         ("launcher.trackers.base", "import wandb", "only launcher.trackers.wandb does"),
         ("launcher.trackers.wandb", "import mlflow.tracking", "only launcher.trackers.mlflow does"),
         ("launcher.training.loop", "from pyteomics.mass import x", "only launcher.peptide does"),
+        ("launcher.report.tree", "from matplotlib.figure import Figure", "only launcher.report.figures does"),
         ("train", "import wandb", "only launcher.trackers.wandb does"),
         ("launcher.__init__", "from launcher import errors", "imports launcher.errors"),
     ],

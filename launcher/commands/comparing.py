@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from launcher.commands.verbs import Verbs, answer, positive
+
+if TYPE_CHECKING:
+    from launcher.report.compare.comparison import Asked
 
 
 def add(verbs: Verbs) -> None:
     """Add the verbs of this subject."""
     one = verbs.add("compare", _compare, "Hold siblings against their control, or one run against others.")
     one.add_argument("names", metavar="GROUP|RUN", nargs="*", help="default: the one group that there is")
+    add_questions(one)
+    form = one.add_mutually_exclusive_group()
+    for name in ("csv", "markdown", "latex"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+
+
+def add_questions(one: argparse.ArgumentParser) -> None:
+    """Add the options that say what is compared, and how."""
     one.add_argument("--metric", action="append", default=[], metavar="NAME", help="default: all of val/")
     one.add_argument("--at", metavar="STEP", help="as the trunk counts, or +N after the branch point")
     one.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of N logged values")
@@ -19,18 +31,21 @@ def add(verbs: Verbs) -> None:
         "--expect", action="append", default=[], metavar="TEXT",
         help="'ARM better|worse ARM on METRIC'; exit status 3 where it does not hold",
     )  # fmt: skip
-    form = one.add_mutually_exclusive_group()
-    for name in ("csv", "markdown", "latex"):
-        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, help=f"print {name}")
+
+
+def asked(options: argparse.Namespace) -> Asked:
+    """What was asked, as :func:`add_questions` takes it."""
+    from launcher.report.compare.comparison import Asked
+
+    return Asked(options.metric, options.at, options.smooth, options.baseline, options.expect)
 
 
 def _compare(options: argparse.Namespace) -> int:
     # Only who compares pays for the numerics.
     from launcher.report.compare import tables
-    from launcher.report.compare.comparison import Asked, compare
+    from launcher.report.compare.comparison import compare
 
-    asked = Asked(options.metric, options.at, options.smooth, options.baseline, options.expect)
-    comparison = compare(options.outputs, options.names, asked)
+    comparison = compare(options.outputs, options.names, asked(options))
     if options.form and not options.json:
         print(tables.FORMATS[options.form](comparison))
     else:

@@ -86,10 +86,10 @@ def _line(node: dict[str, Any]) -> Text:
     return line
 
 
-def shown_metrics(metrics: dict[str, float]) -> dict[str, float]:
+def shown_metrics(metrics: dict[str, float], count: int = SHOWN_METRICS) -> dict[str, float]:
     """The few that stand for the rest: validation first, accuracies before losses, else the task's order."""
 
     def rank(name: str) -> tuple[bool, bool]:
         return (not name.startswith("val/"), "accuracy" not in name)
 
-    return {name: metrics[name] for name in sorted(metrics, key=rank)[:SHOWN_METRICS]}
+    return {name: metrics[name] for name in sorted(metrics, key=rank)[:count]}

@@ -79,7 +79,7 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     Raises:
         LauncherError: a name means nothing, there is no baseline, or nothing to hold to it.
     """
-    runs, group, missing = _named(outputs, names or [_only_group(outputs)])
+    runs, group, missing = _named(outputs, names or [only_group(outputs, "compare")])
     notes: list[str] = []
     arms = _arms(runs, notes)
     chosen = _baseline(outputs, arms, baseline, notes)
@@ -105,7 +105,12 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     return Selection(chosen, others, states, group, missing, notes)
 
 
-def _only_group(outputs: Path) -> str:
+def only_group(outputs: Path, verb: str) -> str:
+    """The name of the one group that there is; ``verb`` is what an error proposes to type.
+
+    Raises:
+        ConfigError: there is none, or there are several.
+    """
     groups = sorted({path.parent.parent.name for path in outputs.glob("*/*/run.json")} - {TRUNKS, SCRATCH})
     if len(groups) == 1:
         return groups[0]
@@ -113,9 +118,7 @@ def _only_group(outputs: Path) -> str:
         "Which group?" if groups else "There is no group of siblings.",
         where=str(outputs),
         found=", ".join(groups) or "no branch",
-        do=f"launcher compare {groups[0]}"
-        if groups
-        else "launch some: python train.py -m branch.from_step=N",
+        do=f"launcher {verb} {groups[0]}" if groups else "launch some: python train.py -m branch.from_step=N",
     )
 
 
@@ -123,7 +126,7 @@ def _named(outputs: Path, names: Sequence[str]) -> tuple[list[Run], str | None, 
     """The runs, the group if there is one name and it is a group's, and what is not there."""
     runs: dict[Path, Run] = {}
     missing: list[str] = []
-    groups = [name for name in names if _is_group(outputs, name)]
+    groups = [name for name in names if is_group(outputs, name)]
     for name in names:
         if name in groups:
             found, gone = _group(outputs / name)
@@ -134,7 +137,8 @@ def _named(outputs: Path, names: Sequence[str]) -> tuple[list[Run], str | None, 
     return list(runs.values()), groups[0] if groups and len(names) == 1 else None, missing
 
 
-def _is_group(outputs: Path, name: str) -> bool:
+def is_group(outputs: Path, name: str) -> bool:
+    """Whether ``name`` is a directory of runs."""
     if not name or Path(name).name != name or name in {".", ".."}:
         return False
     with contextlib.suppress(OSError, ValueError):

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -147,6 +148,26 @@ def step_of(row: Row, comparison: Comparison) -> int | None:
     return row.branch_step + (comparison.branch_point["step"] if comparison.branch_point else 0)
 
 
+@dataclass(frozen=True)
+class Laid:
+    """A comparison as cells, for whoever lays out tables elsewhere."""
+
+    head: list[tuple[str, str]]
+    columns: list[str]
+    rows: list[tuple[Row, list[str]]]
+    notes: list[str]
+    answers: list[tuple[bool, str]]
+    """What was expected: whether it holds, and in words."""
+
+
+def laid(comparison: Comparison) -> Laid:
+    """What the table for a terminal is made of."""
+    columns = _columns(comparison)
+    cells = ((row, _cells(row, comparison)) for row in comparison.rows)
+    rows = [(row, [each[name] for name in columns]) for row, each in cells]
+    return Laid(_head(comparison), columns, rows, _notes(comparison), _answers(comparison))
+
+
 def _head(comparison: Comparison) -> list[tuple[str, str]]:
     """What has to be known before a row is read."""
     proof, point = comparison.proof, comparison.branch_point
@@ -193,9 +214,9 @@ def _cells(row: Row, comparison: Comparison) -> dict[str, str]:
         "metric": row.metric + {"up": " ↑", "down": " ↓"}.get(row.direction or "", ""),
         "step": "" if step is None else str(step),
         "streams": ",".join(map(str, row.streams)),
-        "value": _plain(row.value),
-        "difference": _signed(row.difference),
-        "interval": "" if row.low is None else f"{_signed(row.low)} to {_signed(row.high)}",
+        "value": number(row.value),
+        "difference": signed(row.difference),
+        "interval": "" if row.low is None else f"{signed(row.low)} to {signed(row.high)}",
         "verdict": row.verdict + ("*" if row.weaker and row.low is not None else ""),
     }
 
@@ -220,7 +241,8 @@ def _answers(comparison: Comparison) -> list[tuple[bool, str]]:
     return told
 
 
-def _plain(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A value as tables print it: four decimals, or an exponent where these would say nothing."""
     if value is None:
         return ""
     if value == 0 or not math.isfinite(value) or 1e-2 <= abs(value) < 1e5:
@@ -228,6 +250,7 @@ def _plain(value: float | None) -> str:
     return f"{value:.3e}"
 
 
-def _signed(value: float | None) -> str:
-    text = _plain(value)
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    text = number(value)
     return text if value is None or value < 0 or math.isnan(value) else f"+{text}"

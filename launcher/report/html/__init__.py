@@ -1,0 +1,1 @@
+"""``launcher report``: one page that holds everything, for a browser without a network."""

@@ -1,0 +1,1 @@
+"""Reports: the answer in words, the page in a browser, figures, the board."""
