@@ -100,9 +100,7 @@ def huggingface(made: Made, to: Path) -> None:
     arguments = TrainingArguments(
         output_dir=str(to / "hf"), report_to=[], max_steps=40, use_cpu=True, save_strategy="no", seed=3
     )
-    trainer = Trainer(
-        made.net, arguments, train_dataset=[{}], optimizers=(made.optimizer, made.scheduler)
-    )
+    trainer = Trainer(made.net, arguments, train_dataset=[{}], optimizers=(made.optimizer, made.scheduler))
     trainer.state.global_step, trainer.state.max_steps = STEP, 40
     made.generators()
     trainer._save_checkpoint(trainer.model, trial=None)

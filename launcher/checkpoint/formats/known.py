@@ -16,6 +16,7 @@ from launcher.checkpoint.formats.facts import Facts
 from launcher.checkpoint.formats.hf_trainer import HuggingFaceTrainer
 from launcher.checkpoint.formats.lightning import Lightning
 from launcher.checkpoint.formats.own import Own
+from launcher.checkpoint.formats.places import INDEX
 from launcher.checkpoint.formats.protocol import Entries, Format, Opener, TensorFacts, refuse
 from launcher.checkpoint.formats.safetensors import Safetensors
 from launcher.checkpoint.formats.torch_file import TorchFile
@@ -213,8 +214,10 @@ def _with_step(path: Path, entries: Entries) -> tuple[Entries]:
 def _step(path: Path, entries: Entries) -> tuple[int | None, str]:
     if entries.step is not None:
         return entries.step, "inside"
-    named = layout.step_in_name(path.name)
-    if named is not None and re.search(r"step|iter", path.name, re.IGNORECASE):
+    # An index is named like any other; what it belongs to, its directory tells.
+    name = path.parent.name if path.name.endswith(INDEX) else path.name
+    named = layout.step_in_name(name)
+    if named is not None and re.search(r"step|iter", name, re.IGNORECASE):
         return named, "name"
     optimizer = entries.optimizer
     counted = optimizer_steps(optimizer[0] if isinstance(optimizer, list) and optimizer else optimizer)
