@@ -35,13 +35,14 @@ TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config",
 ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
     "pyteomics": "launcher.peptide",
+    "safetensors": "launcher.checkpoint.formats",
 }
 
-HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics")
+HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics", "safetensors")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "lineage.py", "checkpoint/formats/known.py", "checkpoint/manifest.py", "checkpoint/store.py",
+    "trackers/*.py", "trackers/*/*.py", "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -83,7 +83,9 @@ def foreign_findings(plan: Plan, task: Task) -> list[Finding]:
             "branch",
             f"{point.checkpoint.name} ({point.format}) does not tell its run's config, data and code",
             "those of this run",
-            "see that they are: only the optimizer's settings could be compared",
+            "see that they are: "
+            + ("only the optimizer's settings" if _optimizer(point, plan.config) else "nothing of them")
+            + " could be compared",
         ),
         *_inside(plan, point),
     ]
