@@ -42,7 +42,8 @@ HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics", "saf
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/formats/known.py", "checkpoint/manifest.py", "checkpoint/store.py",
-    "trackers/*.py", "trackers/*/*.py", "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "trackers/*.py", "trackers/*/*.py", "report/*.py", "report/compare/*.py", "launchers/pool.py",
+    "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -14,7 +14,7 @@ from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
-from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name
+from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
 from launcher.lineage import Run, find_run, read_run, read_runs
 
 
@@ -126,6 +126,9 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
     named = branch.name or checkpoint.name
+    if branch.name is None and step_in_name(checkpoint.name) not in (None, manifest.step):
+        # Some number their checkpoints and not their steps.
+        named = f"{checkpoint.stem}-at"
     form = recognise(checkpoint)
     return BranchPoint(
         checkpoint=checkpoint,

@@ -31,7 +31,7 @@ class HuggingFaceTrainer:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
         model = weights_file(path)
         there = [inside(path, name) for name in _READ if (path / name).exists()]
-        return [*(weights_files(model) if model else []), *there, path / _STATE]
+        return [*(weights_files(model) if model else []), *there, *_streams(path), path / _STATE]
 
     def entries(self, path: Path, opener: Opener) -> Entries:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
@@ -44,9 +44,7 @@ class HuggingFaceTrainer:
         parts = {
             name: opener.torch_file(inside(path, name)) if (path / name).exists() else None for name in _READ
         }
-        streams = numbered(path, "rng_state_*.pth")
-        if not streams and (path / "rng_state.pth").exists():
-            streams = [inside(path, "rng_state.pth")]
+        streams = _streams(path)
         used = {*_READ, _STATE, *(one.name for one in [*weights_files(model), *streams])}
         return Entries(
             model=weights(model, opener),
@@ -58,3 +56,9 @@ class HuggingFaceTrainer:
             end_step=end or None,
             unused=tuple(sorted(one.name for one in path.iterdir() if one.name not in used)),
         )
+
+
+def _streams(path: Path) -> list[Path]:
+    """The generators' states: one file, or one for each process."""
+    alone = path / "rng_state.pth"
+    return numbered(path, "rng_state_*.pth") or ([inside(path, alone.name)] if alone.exists() else [])

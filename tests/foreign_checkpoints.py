@@ -1,7 +1,7 @@
 """Checkpoints of the tiny model in everybody's format, each saved by its own library.
 
-Run as ``python -m tests.foreign CHECKPOINT DIRECTORY``: importing these libraries takes seconds, and none of
-them belongs in the process that tests.
+Run as ``python -m tests.foreign_checkpoints CHECKPOINT DIRECTORY``: importing these libraries takes seconds,
+and none of them belongs in the process that tests.
 """
 
 from __future__ import annotations
