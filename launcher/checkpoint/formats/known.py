@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import layout
 from launcher.checkpoint.formats.accelerate import Accelerate
 from launcher.checkpoint.formats.canonical import canonical, optimizer_steps
+from launcher.checkpoint.formats.classes import refused_classes
 from launcher.checkpoint.formats.distributed import Distributed
 from launcher.checkpoint.formats.facts import Facts
 from launcher.checkpoint.formats.hf_trainer import HuggingFaceTrainer
@@ -101,8 +102,14 @@ def inspect(path: Path) -> Inspection:
     """
     form = _format(path)
     opener = Facts()
-    entries = form.entries(path, opener)
-    state, left_out = canonical(path, *_with_step(path, entries), opener)
+    try:
+        entries = form.entries(path, opener)
+        state, left_out = canonical(path, *_with_step(path, entries), opener)
+    except CheckpointError as error:
+        if opener.unknown:
+            # That a part is not what it should be follows from its class.
+            raise refused_classes(path, opener.unknown) from error
+        raise
     tensors = dict(_tensors(path, state))
     size = sum(one.stat().st_size for one in form.files(path))
     claimed = sum(one.bytes for one in tensors.values())

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from launcher.checkpoint.formats.archive import read_archive
+from launcher.checkpoint.formats.classes import may_not, refused_classes
 from launcher.checkpoint.formats.facts import Facts, safetensors_header
 from launcher.checkpoint.formats.numpy_data import STAND_INS
 from launcher.checkpoint.formats.protocol import Piece, TensorFacts, refuse
 from launcher.errors import CheckpointError, ConfigError
-
-_NEVER = ("os", "posix", "nt", "sys", "subprocess", "builtins", "importlib", "shutil", "socket", "runpy")
-"""Modules that no checkpoint needs and that every attack does."""
 
 
 class Values:
@@ -111,29 +109,13 @@ class Values:
         except Exception:
             # It holds instructions that torch.load does not know either, and says so.
             return
-        if not unsafe:
-            return
-        never = [name for name in unsafe if _may_not(name)]
-        raise CheckpointError(
-            "The checkpoint holds classes that are not tensors or plain values. Nothing in it was executed.",
-            where=str(path),
-            found=", ".join(unsafe),
-            expected="a file that torch.load(..., weights_only=True) reads",
-            do=(
-                f"do not load it: no checkpoint needs {', '.join(never)}"
-                if never
-                else f"if you know who wrote it: branch.allow_globals=[{','.join(unsafe)}]"
-            ),
-        )
-
-
-def _may_not(name: str) -> bool:
-    return name.partition(".")[0] in _NEVER
+        if unsafe:
+            raise refused_classes(path, unsafe)
 
 
 def _class(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
-    if not module or _may_not(name):
+    if not module or may_not(name):
         raise ConfigError(
             "branch.allow_globals names what no checkpoint needs.",
             found=name,
