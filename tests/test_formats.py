@@ -340,6 +340,31 @@ def test_gigabytes_are_looked_into_without_being_read(tmp_path: Path) -> None:
         assert (int(count) < 10 << 20, imported) == (True, "False")
 
 
+def test_siblings_can_be_forked_from_who_described_it(tmp_path: Path) -> None:
+    """Putting parts together is computing, and copies of a process that computed with two threads hang."""
+    code = """
+import os, signal, sys, warnings
+import torch
+import torch.distributed.checkpoint as dcp
+from pathlib import Path
+from launcher.checkpoint.formats.known import described
+warnings.simplefilter("ignore")
+if sys.argv[2] == "make":
+    dcp.save({"model": {"w": torch.zeros(1 << 21)}}, checkpoint_id=sys.argv[1], no_dist=True)
+    sys.exit()
+torch.set_num_threads(2)
+described(Path(sys.argv[1]))
+assert torch.get_num_threads() == 2
+if os.fork() == 0:
+    signal.alarm(60)
+    torch.zeros(1 << 21).add_(1).sum()
+    os._exit(0)
+sys.exit(os.wait()[1])
+"""
+    for what in ("make", "describe"):
+        assert in_a_new_interpreter("-c", code, str(tmp_path / "c"), what).status == 0
+
+
 def test_what_is_no_checkpoint_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello")
     (tmp_path / "empty").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,8 +182,22 @@ def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) 
         )
     step = said if found.step is None else found.step
     about = About(step=step or 0, absolute_step=step or 0, run=path.name, progress=_progress(found, step))
-    content = describe(load(path, allowed))
+    with _one_thread():
+        content = describe(load(path, allowed))
     return Manifest(about, content, StoredFile(path.name, found.bytes, ""))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Siblings may be forked from this process, and a copy of one that computed with several threads hangs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _progress(found: Inspection, step: int | None) -> dict[str, int]:
