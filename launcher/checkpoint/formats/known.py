@@ -189,7 +189,7 @@ def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Siblings may be forked from this process, and a copy of one that computed with several threads hangs."""
+    """Siblings may be forked from this process; copies of one that computed with several threads hang."""
     import torch
 
     threads = torch.get_num_threads()
