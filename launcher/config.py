@@ -41,7 +41,7 @@ class BranchConfig:
     exclude: list[str] = field(default_factory=list)
     """Parameter-name patterns not to restore; they are initialised. Needs ``restore=weights``."""
     rename: dict[str, str] = field(default_factory=dict)
-    """Name prefixes in the checkpoint mapped to prefixes in the model. Needs ``restore=weights``."""
+    """Name prefixes in the checkpoint mapped to prefixes in the model."""
     step_mode: str = "continue"
     """``continue``: 15000 → 15001; ``reset``: numbered from 0, with ``absolute_step`` logged beside it."""
     steps: int | None = None
@@ -52,6 +52,11 @@ class BranchConfig:
     """``error``: no branch point, no run; ``scratch``: train from scratch, outside the branch's group."""
     mirrors: list[str] = field(default_factory=list)
     """Further places to try, in order, each written like ``from_checkpoint``."""
+    require: str = "exact"
+    """What a foreign checkpoint must have: all that makes a control ``exact``; ``state``: model, optimizer,
+    step; or ``weights``. What it lacks beyond that starts anew."""
+    allow_globals: list[str] = field(default_factory=list)
+    """Classes (dotted names) that a foreign checkpoint may hold besides tensors and plain values."""
     sha256: str | None = None
     """Content digest that the checkpoint must have: 64 hex digits, as ``launcher pin`` writes them."""
     compare_to: str | None = None

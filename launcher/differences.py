@@ -32,6 +32,9 @@ ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1}
 """Keys that older records lack, with the value that they had in effect. At that value they are in no
 signature, so that a run keeps its id when the launcher is upgraded."""
 
+BRANCH_ADDED_LATER: Mapping[str, Any] = {"require": "exact", "allow_globals": []}
+"""Keys of ``branch`` that were not there from the start; at these values they are in no request."""
+
 BRANCH_IDENTITY: tuple[str, ...] = (
     "restore",
     "reset",
@@ -101,7 +104,12 @@ def request_digest(config: Config) -> str:
 
     A run that was interrupted is found by it even when its branch point can no longer be had.
     """
-    asked = {"config": compared(plain(config)), "branch": asdict(config.branch)}
+    branch = {
+        key: value
+        for key, value in asdict(config.branch).items()
+        if key not in BRANCH_ADDED_LATER or value != BRANCH_ADDED_LATER[key]
+    }
+    asked = {"config": compared(plain(config)), "branch": branch}
     return hashlib.sha256(canonical_json(asked)).hexdigest()
 
 

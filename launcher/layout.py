@@ -12,7 +12,11 @@ SCRATCH = "scratch"
 """Directory of the runs that were asked to start from scratch because a branch point was not to be had."""
 
 _STEP_WORD = r"(?:(?:global[_-]?)?step|ckpt|checkpoint|iter)"
-_STEP_NAME = re.compile(rf"^{_STEP_WORD}(?:[_-]?{_STEP_WORD})*[_=-]*(\d+)(k?)$", re.IGNORECASE)
+_STEP_NAME = re.compile(rf"^(?:epoch=\d+-)?{_STEP_WORD}(?:[_-]?{_STEP_WORD})*[_=-]*(\d+)(k?)$", re.IGNORECASE)
+_STEP_INSIDE_NAME = re.compile(
+    r"(?:step|iter|ckpt|checkpoint)[^\dA-Za-z]{0,3}(\d+)(k?)(?![\dA-Za-z])", re.IGNORECASE
+)
+_SUFFIX = re.compile(r"(\.safetensors\.index\.json|\.(pt|pth|ckpt|bin|safetensors))$")
 _CHECKPOINT_FILE = re.compile(r"^checkpoint_step_(\d+)\.pt$")
 
 
@@ -89,6 +93,16 @@ def short_step(step: int) -> str:
     return f"{step // 1000}k" if step and step % 1000 == 0 else str(step)
 
 
+def step_in_name(name: str) -> int | None:
+    """The step in a checkpoint's name: ``checkpoint-15000``, ``ckpt_15k.pt``, ``epoch=3-step=15000.ckpt``."""
+    found = list(_STEP_INSIDE_NAME.finditer(_SUFFIX.sub("", name)))
+    return _thousands(found[-1]) if found else None
+
+
+def _thousands(match: re.Match[str] | None) -> int | None:
+    return int(match[1]) * (1000 if match[2] else 1) if match else None
+
+
 def group_name(checkpoint: str, step: int | None = None) -> str:
     """The group of the siblings that start from ``checkpoint``.
 
@@ -97,11 +111,10 @@ def group_name(checkpoint: str, step: int | None = None) -> str:
         step: the step inside it, where its name does not say.
     """
     stem = checkpoint.rstrip("/").rsplit("/", 1)[-1]
-    stem = re.sub(r"\.(pt|pth|ckpt|bin|safetensors)$", "", stem)
-    match = _STEP_NAME.match(stem)
-    if match:
-        named_step = int(match[1]) * (1000 if match[2] else 1)
-        return f"checkpoint-{short_step(named_step)}-experiments"
+    stem = _SUFFIX.sub("", stem)
+    named = _thousands(_STEP_NAME.match(stem))
+    if named is not None:
+        return f"checkpoint-{short_step(named)}-experiments"
     name = legal_name(stem)
     if step is not None and ":" not in stem:
         name = f"{name}-{short_step(step)}"

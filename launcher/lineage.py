@@ -29,7 +29,7 @@ class Parent:
     """The branch point that a run started from."""
 
     run: str | None
-    """Id of the run that wrote the checkpoint."""
+    """Id of the run that wrote the checkpoint; None where another program did."""
     checkpoint: str
     """Path of the checkpoint when the branch started."""
     step: int
@@ -40,6 +40,15 @@ class Parent:
     """Content digest of the checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The parent's last metrics at the branch point."""
+    format: str = "launcher"
+    """What wrote the checkpoint; see :mod:`launcher.checkpoint.formats`."""
+    missing: list[str] = field(default_factory=list)
+    """What an exact branch needs and the checkpoint did not have."""
+
+    @property
+    def name(self) -> str:
+        """The run that wrote the checkpoint; of a foreign one, its file or directory."""
+        return self.run or Path(self.checkpoint).name
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from launcher.branch.preflight import (
 )
 from launcher.branch.select import selected_names, selected_state
 from launcher.checkpoint.content import describe
+from launcher.checkpoint.formats.known import load
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
@@ -40,7 +41,7 @@ from launcher.training.local_ranks import may_fork, start_ranks
 from launcher.training.loop import Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
 from launcher.training.rendezvous import Place, place_from
-from launcher.training.restore import load_weights, model_from, new_model
+from launcher.training.restore import load_weights, model_from, new_model, with_tied
 from launcher.training.rng import seed_all
 from launcher.training.schedule import build_schedule
 from launcher.training.signals import Interruption
@@ -193,12 +194,17 @@ def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Traine
     config = plan.config
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
-    state = read_state(plan.point.checkpoint, digests=False)
+    state = load(plan.point.checkpoint, config.branch.allow_globals)
     trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device), ranks)
-    trainer.load_state_dict(selected_state(state, config.branch))
+    trainer.load_state_dict(taken := selected_state(state, config.branch))
+    if plan.point.foreign and "scheduler_state_dict" not in taken:
+        trainer.set_schedule(plan.schedule_start)
     trainer.live.progress.load_state_dict(plan.start.state_dict())
     typed = hyperparameters(config.optimizer)
     changed = {name: value for name, value in typed.items() if f"optimizer.{name}" in plan.differences}
+    if plan.point.foreign and "lr" in typed:
+        # The base rate of a schedule of its own, if it had one, is not this schedule's.
+        changed["lr"] = typed["lr"]
     apply_hyperparameters(trainer.live.optimizer, trainer.live.scheduler, changed, trainer.factor)
     check_live(trainer.live.optimizer, trainer.live.scheduler, typed, trainer.factor)
     return trainer
@@ -229,12 +235,13 @@ def _branch_model(
     """The model with the checkpoint's weights, or with a part of them over a new initialisation."""
     branch = plan.config.branch
     if branch.restore == "full":
-        return model_from(task, weights, device)
+        renamed = selected_names(branch, weights, ())
+        return model_from(task, {name: weights[source] for name, source in renamed.items() if source}, device)
     model = task.build_model()
     initial = model.state_dict()
     names = selected_names(branch, weights, initial)
     taken = {name: weights[source] for name, source in names.items() if source is not None}
-    return load_weights(model, {**initial, **taken}).to(device)
+    return load_weights(model, {**initial, **with_tied(model, taken)}).to(device)
 
 
 def _finished(plan: Plan) -> Run | None:

@@ -15,6 +15,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "branch.reset": ("optimizer", "scheduler", "data", "rng", "step"),
     "branch.step_mode": ("continue", "reset"),
     "branch.schedule": ("keep", "restart"),
+    "branch.require": ("exact", "state", "weights"),
     "branch.on_unavailable": ("error", "scratch"),
     "checkpoint.best_mode": ("max", "min"),
     "device": ("auto", "cpu", "cuda"),
@@ -120,8 +121,8 @@ def _validate_branch(branch: Any) -> None:
             "drop branch.reset, or use branch.restore=full",
         ),
         (
-            branch.restore == "full" and bool(branch.include or branch.exclude or branch.rename),
-            "branch.include, branch.exclude and branch.rename restore a part of the model, "
+            branch.restore == "full" and bool(branch.include or branch.exclude),
+            "branch.include and branch.exclude restore a part of the model, "
             "and an optimizer state for a part does not exist.",
             "add branch.restore=weights",
         ),

@@ -39,7 +39,6 @@ POINT = {"from_step": 20}
         ({**POINT, "restore": "weights", "reset": ["rng"]}, ["branch.restore=weights", "branch.reset"]),
         ({**POINT, "include": ["encoder.*"]}, ["branch.include", "branch.restore=weights"]),
         ({**POINT, "exclude": ["head.*"]}, ["branch.exclude", "branch.restore=weights"]),
-        ({**POINT, "rename": {"a.": "b."}}, ["branch.rename", "branch.restore=weights"]),
         ({**POINT, "schedule": "restart", "reset": ["scheduler"]}, ["branch.schedule", "branch.reset"]),
         ({**POINT, "reset": ["rng", "rng"]}, ["branch.reset", "twice"]),
         ({**POINT, "sha256": "abc"}, ["branch.sha256"]),
@@ -50,6 +49,7 @@ POINT = {"from_step": 20}
         ({**POINT, "reset": ["optimiser"]}, ["branch.reset", "optimizer"]),
         ({**POINT, "step_mode": "restart"}, ["branch.step_mode", "continue | reset"]),
         ({**POINT, "schedule": "cosine"}, ["branch.schedule", "keep | restart"]),
+        ({**POINT, "require": "all"}, ["branch.require", "exact | state | weights"]),
         ({**POINT, "on_unavailable": "ignore"}, ["branch.on_unavailable", "error | scratch"]),
     ],
 )
@@ -61,7 +61,8 @@ def test_a_branch_that_cannot_be_meant(branch: dict[str, Any], named: list[str])
 SET_ALONE = {
     "name": "x", "restore": "weights", "reset": ["rng"], "include": ["a"], "exclude": ["a"],
     "rename": {"a": "b"}, "step_mode": "reset", "steps": 5, "schedule": "restart",
-    "on_unavailable": "scratch", "sha256": "0" * 64, "compare_to": "x",
+    "on_unavailable": "scratch", "require": "state", "allow_globals": ["a.B"],
+    "sha256": "0" * 64, "compare_to": "x",
 }  # fmt: skip
 
 

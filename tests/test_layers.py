@@ -39,15 +39,18 @@ ONLY_IN: Mapping[str, str] = {
     "jinja2": "launcher.report.html.page",
     "matplotlib": "launcher.report.figures",
     "plotly": "launcher.report.html.library",
+    "safetensors": "launcher.checkpoint.formats",
 }
 
 HEAVY = (
-    "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2", "matplotlib", "plotly",
+    "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
+    "matplotlib", "plotly", "safetensors",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/*/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "lineage.py", "checkpoint/formats/known.py", "checkpoint/manifest.py", "checkpoint/store.py",
+    "trackers/*.py", "trackers/*/*.py", "report/*.py", "report/*/*.py", "launchers/pool.py", "cli.py",
+    "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from launcher.config import Config
+from launcher.training.task import Stateful
 from tests.tiny_task import TinyTask
 
 
@@ -45,6 +48,13 @@ class Parts(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         output: Tensor = self.head(self.get_submodule(self.name)(inputs))
         return output
+
+
+class StatelessTask(TinyTask):
+    """Nothing of its own belongs in a checkpoint, so that other people's checkpoints have all it needs."""
+
+    def stateful(self) -> Mapping[str, Stateful]:
+        return {}
 
 
 class StageTask(TinyTask):

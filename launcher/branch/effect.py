@@ -131,7 +131,8 @@ def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
     units: dict[str, list[str]] = {}
     for key in plan.differences:
         unit = plan.declared.unit_of(key)
-        if unit is not None:
+        # What a foreign trunk had instead is not known.
+        if unit is not None and not (plan.point.foreign and plan.differences[key][0] is None):
             units.setdefault(unit, []).append(key)
     if not units:
         return []

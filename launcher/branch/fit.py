@@ -9,10 +9,12 @@ from torch import nn
 
 from launcher.branch.plan import Plan
 from launcher.branch.select import Kind, selected_names
+from launcher.checkpoint.content import OPTIMIZER
 from launcher.checkpoint.manifest import Manifest
 from launcher.errors import CheckpointError
 from launcher.findings import Finding, finding_of
 from launcher.training.optim import build_optimizer
+from launcher.training.restore import with_tied
 
 SHOWN = 4
 """How many of the tensors that do not fit are named."""
@@ -37,15 +39,17 @@ def fit_findings(plan: Plan, model: torch.nn.Module, manifest: Manifest) -> list
         wanted = selected_names(plan.config.branch, there, expected)
     except CheckpointError as error:
         return [finding_of(error)]
+    found = with_tied(model, {name: there[source] for name, source in wanted.items() if source})
     unlike = [
-        (name, there.get(source) if source else None, expected.get(name))
-        for name, source in wanted.items()
-        if (there.get(source) if source else None) != expected.get(name)
+        (name, found.get(name), expected.get(name))
+        for name in wanted
+        if found.get(name) != expected.get(name)
     ]
     findings = _tensor_findings(plan, manifest, unlike)
     whole = plan.config.branch.restore == "full" and "optimizer" not in plan.config.branch.reset
     # Of another model the number of parameters differs anyway; another class is a finding of its own.
-    if whole and (not findings or "optimizer._target_" in plan.differences):
+    has_optimizer = OPTIMIZER in manifest.content.components
+    if whole and has_optimizer and (not findings or "optimizer._target_" in plan.differences):
         findings += _optimizer(plan, manifest, model)
     return findings
 
@@ -104,7 +108,7 @@ def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding
     # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.
     target = plan.config.optimizer.get("_target_")
     trunks, _ = plan.differences.get("optimizer._target_", (target, target))
-    if groups == there and trunks == target:
+    if _fits(there, groups, plan) and trunks == target:
         return _missing_moments(plan)
     return [
         Finding(
@@ -115,6 +119,14 @@ def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding
             "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
         )
     ]
+
+
+def _fits(there: list[tuple[int, list[str]]], groups: list[tuple[int, list[str]]], plan: Plan) -> bool:
+    """Whether an optimizer takes these groups; one of an older PyTorch may lack keys, which it fills in."""
+    if plan.point is None or not plan.point.foreign:
+        return groups == there
+    counts = [count for count, _ in there] == [count for count, _ in groups]
+    return counts and all(set(saved) <= set(own) for (_, saved), (_, own) in zip(there, groups, strict=True))
 
 
 def _missing_moments(plan: Plan) -> list[Finding]:

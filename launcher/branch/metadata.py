@@ -26,7 +26,7 @@ def comparison(plan: Plan) -> str | None:
     """Id of the run that this one is compared with."""
     if plan.config.branch.compare_to is not None:
         return plan.config.branch.compare_to
-    return plan.point.run_id if plan.point is not None else None
+    return plan.point.run_id if plan.point is not None and not plan.point.foreign else None
 
 
 def tracker_config(plan: Plan) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
     if plan.point is not None:
         told["branched_from_checkpoint"] = str(plan.point.checkpoint)
         told["branched_from_step"] = plan.point.manifest.step
-        told["branched_from_run"] = plan.point.run_id
+        told["branched_from_run"] = None if plan.point.foreign else plan.point.run_id
+        told["branched_from_format"] = plan.point.format
         told["branched_from_sha256"] = plan.point.manifest.sha256
         told["branched_from_metrics"] = dict(plan.point.manifest.about.metrics)
     if plan.unavailable is not None:

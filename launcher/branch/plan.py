@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.branch.declared import Declared
+from launcher.branch.foreign import with_trunk
 from launcher.branch.naming import (
     branch_labels,
     labels_of,
@@ -184,6 +185,8 @@ def _from_nothing(
 def _from_point(
     config: Config, declared: Declared, point: BranchPoint, environment: Mapping[str, str]
 ) -> Plan:
+    if point.foreign:
+        point = with_trunk(point, config, declared)
     changed = differences(point.manifest.about.config, plain(config))
     refuse_undeclared(changed, config, declared, point)
     start = starting_progress(config, point)

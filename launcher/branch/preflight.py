@@ -10,6 +10,7 @@ import torch
 
 from launcher.branch.effect import build_task, effect_findings
 from launcher.branch.fit import fit_findings
+from launcher.branch.foreign import foreign_findings
 from launcher.branch.plan import Plan
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
@@ -46,6 +47,7 @@ def preflight(
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
+        findings += foreign_findings(plan, task)
         findings += fit_findings(plan, model, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
@@ -162,7 +164,8 @@ def _shares(plan: Plan, task: Task) -> list[Finding]:
 
 def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     """Other data is a difference like any other: fine if the config says so, refused if it does not."""
-    if any(key.partition(".")[0] in {"data", "task"} for key in plan.differences):
+    foreign = plan.point is not None and plan.point.foreign
+    if foreign or any(key.partition(".")[0] in {"data", "task"} for key in plan.differences):
         return []
     return changed_data(manifest, fingerprint)
 

@@ -33,12 +33,14 @@ def new_record(
     if plan.point is not None:
         manifest = plan.point.manifest
         parent = Parent(
-            run=manifest.about.run,
+            run=None if plan.point.foreign else manifest.about.run,
             checkpoint=str(plan.point.checkpoint),
             step=manifest.step,
             absolute_step=manifest.about.absolute_step,
             sha256=manifest.sha256,
             metrics=dict(manifest.about.metrics),
+            format=plan.point.format,
+            missing=list(plan.point.missing),
         )
     return RunRecord(
         id=plan.id,

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.branch.command import command, said_again
+from launcher.checkpoint.formats.known import described, missing, recognise
+from launcher.checkpoint.formats.own import Own
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
-from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name
+from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
 from launcher.lineage import Run, find_run, read_run, read_runs
 
 
@@ -28,11 +30,22 @@ class BranchPoint:
     """What its siblings are grouped under unless the user says otherwise."""
     passed_over: tuple[str, ...] = ()
     """Places that were asked for first and could not be had."""
+    format: str = "launcher"
+    """What wrote it; see :mod:`launcher.checkpoint.formats`."""
+    foreign: bool = False
+    """Whether it does not tell its run's config: another program wrote it, or it was converted."""
 
     @property
     def run_id(self) -> str:
-        """Id of the run that wrote the checkpoint."""
+        """Id of the run that wrote the checkpoint; of a foreign one, its name."""
         return self.manifest.about.run
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What an exact branch needs and the checkpoint does not have."""
+        content = self.manifest.content
+        names = [entry.name for entry in content.tensors]
+        return missing(content.components, names, "step" in self.manifest.about.progress)
 
 
 def handed_on(point: BranchPoint) -> str:
@@ -100,7 +113,7 @@ def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
 
 
 def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...]) -> BranchPoint:
-    manifest = verify_file(checkpoint)
+    manifest = branch_point_manifest(checkpoint, branch)
     if branch.sha256 is not None and manifest.sha256 != branch.sha256:
         raise BranchPointUnavailable(
             "The checkpoint is not the one that was pinned.",
@@ -113,7 +126,30 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
     named = branch.name or checkpoint.name
-    return BranchPoint(checkpoint, manifest, run, group_name(named, manifest.step), passed_over)
+    if branch.name is None and step_in_name(checkpoint.name) not in (None, manifest.step):
+        # Some number their checkpoints and not their steps.
+        named = f"{checkpoint.stem}-at"
+    form = recognise(checkpoint)
+    return BranchPoint(
+        checkpoint=checkpoint,
+        manifest=manifest,
+        run=run,
+        group=group_name(named, manifest.step),
+        passed_over=passed_over,
+        format=form.name if form is not None else Own.name,
+        foreign=not manifest.about.config,
+    )
+
+
+def branch_point_manifest(checkpoint: Path, branch: BranchConfig) -> Manifest:
+    """What there is to know of a checkpoint, every byte of which is read: ours, or of another format.
+
+    Raises:
+        CheckpointError: it is damaged, of no known format, or holds what would have to be executed.
+    """
+    if Own().recognises(checkpoint):
+        return verify_file(checkpoint)
+    return described(checkpoint, branch.allow_globals, branch.from_step)
 
 
 def _in_reachable_place(place: str, step: int | None) -> Path:
@@ -142,12 +178,14 @@ def _in_place(place: Path, step: int | None) -> Path:
                 do="drop branch.from_step",
             )
         return place
+    if place.is_dir() and recognise(place) is not None:
+        return place
     if not place.is_dir():
         raise BranchPointUnavailable(
             "There is no such checkpoint.",
             where=str(place),
             found=_nearest(place),
-            expected="a checkpoint file, or a directory with checkpoints",
+            expected="a checkpoint, or a directory with checkpoints",
             do="see what there is: launcher tree",
         )
     directory = place / "checkpoints" if (place / "checkpoints").is_dir() else place

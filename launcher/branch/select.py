@@ -95,4 +95,8 @@ def selected_state(state: Mapping[str, Any], branch: BranchConfig) -> dict[str, 
     left_out = set(branch.reset)
     if branch.schedule == "restart":
         left_out.add("scheduler")
-    return {name: state[name] for name, part in parts.items() if name in state and part not in left_out}
+    taken = {name: state[name] for name, part in parts.items() if name in state and part not in left_out}
+    if "lr_lambdas" not in taken.get("scheduler_state_dict", {}):
+        # Another class's: the position in it is all that the launcher's own schedule can take over.
+        taken.pop("scheduler_state_dict", None)
+    return taken

@@ -41,7 +41,11 @@ def refuse_undeclared(
             f"as the trunk: {shlex.join(settle)}",
             f"or on purpose: {shlex.join(own)}",
             "or have all of it written down once: "
-            f"launcher pin {point.run_id}@{point.manifest.step} NAME, then +branch=NAME",
+            + (
+                "in conf/branch/NAME.yaml, then +branch=NAME"
+                if point.foreign
+                else f"launcher pin {point.run_id}@{point.manifest.step} NAME, then +branch=NAME"
+            ),
         ],
     )
 

@@ -149,5 +149,6 @@ def _place(branch: BranchConfig, outputs: str) -> bytes:
         branch.mirrors,
         branch.sha256,
         branch.name,
+        branch.allow_globals,
     )
     return canonical_json([*named, outputs])

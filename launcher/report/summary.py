@@ -22,7 +22,7 @@ def print_summary(run: Run, console: Console | None = None) -> None:
     facts.add_column(overflow="fold")
     facts.add_row("run", f"[bold]{run.id}[/] ({record.state})")
     if record.parent is not None:
-        facts.add_row("parent", f"{record.parent.run} at step {record.parent.step}")
+        facts.add_row("parent", f"{record.parent.name} at step {record.parent.step}")
     facts.add_row("group", record.group)
     facts.add_row("steps", f"{record.start_step} → {record.step}")
     if record.differences:

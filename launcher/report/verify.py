@@ -87,7 +87,14 @@ def verify(run: Run) -> Verdict:
             do=f"branch one: python train.py branch.from_run={parent.run if parent else run.id} "
             f"branch.from_step={parent.step if parent else 'N'}",
         )
-    trunk = find_run(run.directory.path.parent.parent, parent.run or "")
+    if parent.run is None:
+        raise ConfigError(
+            f"The trunk of {run.id} is no run of the launcher, so there is nothing to hold it against.",
+            where=parent.checkpoint,
+            found=f"a checkpoint of {parent.format}; it lacked: {', '.join(parent.missing) or 'nothing'}",
+            do="branch once more from a checkpoint of the control, and verify that branch",
+        )
+    trunk = find_run(run.directory.path.parent.parent, parent.run)
     offset = parent.step - run.record.start_step
     lines = _common_lines(trunk, run, offset)
     manifests = _common_manifests(trunk, run, offset)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from launcher.errors import CheckpointError
 from launcher.training.task import Task
+
+_T = TypeVar("_T")
 
 
 def new_model(task: Task, device: torch.device) -> nn.Module:
@@ -41,7 +44,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         CheckpointError: a name is missing or unknown, or a shape or dtype differs.
     """
-    expected = model.state_dict()
+    expected, weights = model.state_dict(), with_tied(model, weights)
     unlike = [
         f"{name}: checkpoint {_kind(weights.get(name))}, model {_kind(expected.get(name))}"
         for name in sorted(expected.keys() | weights.keys())
@@ -64,6 +67,16 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained[name])
     return model
+
+
+def with_tied(model: nn.Module, weights: Mapping[str, _T]) -> dict[str, _T]:
+    """``weights`` under every name of a tied parameter: safetensors keeps such a tensor once."""
+    whole = dict(weights)
+    for names in _shared_parameters(model):
+        there = next((name for name in names if name in whole), None)
+        if there is not None:
+            whole.update({name: whole.get(name, whole[there]) for name in names})
+    return whole
 
 
 def _kind(tensor: Tensor | None) -> str:

@@ -42,19 +42,22 @@ def rng_state(*, own_gpu: bool = False) -> dict[str, Any]:
 def restore_rng(state: dict[str, Any], *, own_gpu: bool = False) -> None:
     """Put every generator where ``state`` says; ``own_gpu``: its one GPU is the current one here.
 
-    The streams of GPUs that are not there, or were not there, keep their seeded state.
+    Generators that ``state`` leaves out, and those of GPUs that are not there, or were not there, keep
+    their seeded state.
     """
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
-    np.random.set_state(
-        {
-            "bit_generator": "MT19937",
-            "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
-            "has_gauss": numpy["has_gauss"],
-            "gauss": numpy["gauss"],
-        }
-    )
-    torch.set_rng_state(state["torch"].cpu())
+    if (python := state.get("python")) is not None:
+        random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
+    if (numpy := state.get("numpy")) is not None:
+        np.random.set_state(
+            {
+                "bit_generator": "MT19937",
+                "state": {"key": numpy["key"].numpy().astype(np.uint32), "pos": numpy["pos"]},
+                "has_gauss": numpy["has_gauss"],
+                "gauss": numpy["gauss"],
+            }
+        )
+    if "torch" in state:
+        torch.set_rng_state(state["torch"].cpu())
     if own_gpu and torch.cuda.is_available():
         for stream in state["cuda"][:1]:
             torch.cuda.set_rng_state(stream.cpu())

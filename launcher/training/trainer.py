@@ -182,6 +182,11 @@ class Trainer:
                     found=str(error) or type(error).__name__,
                 ) from error
 
+    def set_schedule(self, step: int) -> None:
+        """Put the schedule behind so many steps; the rates follow when hyperparameters are applied."""
+        scheduler = self.live.scheduler
+        scheduler.last_epoch, scheduler._step_count = step, step + 1
+
     def _load_scaler(self, state: dict[str, Any]) -> None:
         # A trunk without fp16 has no state for a scaler; one that starts here starts as new.
         if state:

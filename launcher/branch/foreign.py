@@ -1,0 +1,153 @@
+"""Branch points that another program wrote: what is known of their trunk, and how exact a branch can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from launcher.branch.declared import Declared
+from launcher.branch.resolve import BranchPoint
+from launcher.checkpoint.formats.known import inspect
+from launcher.config import BranchConfig, Config
+from launcher.differences import compared, plain
+from launcher.errors import ConfigError
+from launcher.findings import Finding
+from launcher.training.optim import hyperparameters
+from launcher.training.task import Task
+
+if TYPE_CHECKING:
+    from launcher.branch.plan import Plan
+
+LEVELS = ("weights", "state", "exact")
+"""The values of ``branch.require``, from the least to the most."""
+
+
+def with_trunk(point: BranchPoint, config: Config, declared: Declared) -> BranchPoint:
+    """The branch point with its trunk's config and counts, as far as they can be known.
+
+    The trunk is taken to be what the config files say, ``conf/branch/NAME.yaml`` included; what was typed
+    or stands in other files beside them is a factor. Of the optimizer the checkpoint itself tells.
+
+    Raises:
+        ConfigError: streams were asked for, whose seeds count from the trunk's.
+    """
+    if config.fanout.repeats > 1:
+        raise ConfigError(
+            "fanout.repeats counts seeds from the trunk's, and this checkpoint does not tell it.",
+            where=str(point.checkpoint),
+            found=f"fanout.repeats={config.fanout.repeats}",
+            do="sweep the seed: seed=1,2,3 branch.reset=[rng]",
+        )
+    own = compared(plain(config))
+    trunk = {key: value for key, value in own.items() if not _is_factor(key, declared)}
+    trunk.update(_optimizer(point, config))
+    about, length = point.manifest.about, config.training.steps
+    nothing = dict.fromkeys(("step", "absolute_step", "task_step", "data_step", "schedule_step"), 0)
+    progress = {**nothing, "end_step": length, "horizon_steps": length, **about.progress}
+    manifest = replace(point.manifest, about=replace(about, config=trunk, progress=progress))
+    return replace(point, manifest=manifest)
+
+
+def _is_factor(key: str, declared: Declared) -> bool:
+    unit = declared.unit_of(key)
+    if unit is None:
+        return False
+    return not (declared.keys.get(unit) or declared.nodes.get(unit, "")).startswith("branch/")
+
+
+def _optimizer(point: BranchPoint, config: Config) -> dict[str, Any]:
+    """What the restored optimizer's groups say of the keys that the config's optimizer has."""
+    groups = point.manifest.content.optimizer_groups
+    if not groups or config.branch.restore == "weights" or "optimizer" in config.branch.reset:
+        return {}
+    known = {}
+    for name in hyperparameters(config.optimizer):
+        # What lr is at the moment, the schedule decides.
+        key = "initial_lr" if name == "lr" else name
+        values = [group.hyperparameters.get(key) for group in groups if key in group.hyperparameters]
+        if len(values) == len(groups) and all(value == values[0] for value in values):
+            known[f"optimizer.{name}"] = values[0]
+    return known
+
+
+def foreign_findings(plan: Plan, task: Task) -> list[Finding]:
+    """How exact a branch from a foreign checkpoint can be, and what of its trunk nobody knows."""
+    point = plan.point
+    if point is None or not point.foreign:
+        return []
+    return [
+        *_missing(plan.config.branch, point, task),
+        Finding(
+            "warning",
+            "branch",
+            f"{point.checkpoint.name} ({point.format}) does not tell its run's config, data and code",
+            "those of this run",
+            "see that they are: "
+            + ("only the optimizer's settings" if _optimizer(point, plan.config) else "nothing of them")
+            + " could be compared",
+        ),
+        *_inside(plan, point),
+    ]
+
+
+def _missing(branch: BranchConfig, point: BranchPoint, task: Task) -> list[Finding]:
+    lacking = lacking_parts(branch, point, task)
+    reached = level(lacking)
+    if LEVELS.index(reached) < LEVELS.index(branch.require):
+        return [
+            Finding(
+                "error",
+                f"branch.require={branch.require}",
+                f"{point.checkpoint.name} ({point.format}) has no {', no '.join(lacking)}",
+                "all that is taken over, so that a control is exact"
+                if branch.require == "exact"
+                else "model, optimizer and step",
+                f"branch.require={reached}: what is missing starts anew",
+            )
+        ]
+    return [
+        Finding("warning", "branch", f"no {part} in the checkpoint", "", "it starts anew: no branch is exact")
+        for part in lacking
+    ]
+
+
+def lacking_parts(branch: BranchConfig, point: BranchPoint, task: Task) -> list[str]:
+    """The parts that the branch would take over and that the checkpoint does not have."""
+    if branch.restore == "weights":
+        return []
+    lacking = list(point.missing)
+    if task.stateful() and "task" not in point.manifest.content.components:
+        lacking.append("state of the task's own parts")
+    given_up = {"optimizer": "optimizer", "step": "step", "data position": "data"}
+    return [part for part in lacking if _part(part, given_up) not in branch.reset]
+
+
+def _part(lacking: str, given_up: dict[str, str]) -> str:
+    return "rng" if lacking.startswith("RNG") else given_up.get(lacking, "")
+
+
+def level(lacking: Iterable[str]) -> str:
+    """The most that ``branch.require`` can ask for where these parts are missing."""
+    lacking = set(lacking)
+    if lacking & {"optimizer", "step"}:
+        return "weights"
+    return "state" if lacking else "exact"
+
+
+def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
+    """What the numbers rest on that are not said by the checkpoint itself."""
+    found = inspect(point.checkpoint)
+    notes = [Finding("warning", "branch", f"left out: {one}") for one in found.left_out]
+    if found.step_source == "name":
+        notes.append(Finding("note", "branch", f"its step {found.step} is told by its name"))
+    if found.step_source == "optimizer":
+        notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
+    groups = point.manifest.content.optimizer_groups
+    if groups and "optimizer.lr" not in _optimizer(point, plan.config):
+        rate = plan.config.optimizer.get("lr")
+        notes.append(Finding("note", f"optimizer.lr={rate}", "the checkpoint does not tell its base rate"))
+    if plan.config.branch.steps is None and found.end_step is None:
+        told = "the checkpoint does not tell where its run, and its schedule, was to end"
+        notes.append(Finding("note", f"training.steps={plan.config.training.steps}", told))
+    return notes

@@ -1,0 +1,34 @@
+"""Classes in a checkpoint that are neither tensors nor plain values: which may be allowed, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from launcher.errors import CheckpointError
+
+_NEVER = frozenset(
+    {"os", "posix", "nt", "sys", "subprocess", "builtins", "importlib", "shutil", "socket", "runpy"}
+)
+"""Modules that no checkpoint needs and that attacks do."""
+
+
+def may_not(name: str) -> bool:
+    """Whether no setting allows this class or function."""
+    return name.partition(".")[0] in _NEVER
+
+
+def refused_classes(path: Path, names: Collection[str]) -> CheckpointError:
+    """The error that names them, and the setting that allows them where there is one."""
+    never = sorted(name for name in names if may_not(name))
+    return CheckpointError(
+        "The checkpoint holds classes that are not tensors or plain values. Nothing in it was executed.",
+        where=str(path),
+        found=", ".join(sorted(names)),
+        expected="a file that torch.load(..., weights_only=True) reads",
+        do=(
+            f"do not load it: no checkpoint needs {', '.join(never)}"
+            if never
+            else f"if you know who wrote it: branch.allow_globals=[{','.join(sorted(names))}]"
+        ),
+    )

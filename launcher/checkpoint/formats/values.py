@@ -1,0 +1,129 @@
+"""Files opened with their values, memory-mapped: by ``torch.load(weights_only=True)`` and safetensors."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launcher.checkpoint.formats.archive import read_archive
+from launcher.checkpoint.formats.classes import may_not, refused_classes
+from launcher.checkpoint.formats.facts import Facts, safetensors_header
+from launcher.checkpoint.formats.numpy_data import STAND_INS
+from launcher.checkpoint.formats.protocol import Piece, TensorFacts, refuse
+from launcher.errors import CheckpointError, ConfigError
+
+
+class Values:
+    """Opens files with their values. On the CPU tensors are pages of the file where it can be mapped."""
+
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        """``allowed``: dotted names of classes that may be made besides tensors and plain values.
+
+        Raises:
+            ConfigError: one of them cannot be imported, or may never be.
+        """
+        self._allowed = [_class(name) for name in allowed]
+
+    def torch_file(self, path: Path) -> Any:
+        """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        read_archive(path, crc=True)
+        Facts().torch_file(path)
+        with self._safe(path, str(path)):
+            return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+
+    def torch_bytes(self, path: Path, start: int, length: int) -> Any:
+        """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        Facts().torch_bytes(path, start, length)
+        with path.open("rb") as file:
+            file.seek(start)
+            data = file.read(length)
+        with self._safe(path, io.BytesIO(data)):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+    def safetensors(self, path: Path) -> dict[str, Any]:
+        """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        safetensors_header(path)
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ConfigError(
+                "Reading safetensors needs the package of that name.",
+                where=str(path),
+                do="pip install safetensors",
+            ) from error
+        try:
+            return load_file(path)
+        except Exception as error:
+            refuse(path, str(error), "a safetensors file")
+
+    def assembled(self, facts: TensorFacts, pieces: Sequence[Piece]) -> Any:
+        """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        whole = torch.empty(facts.shape, dtype=getattr(torch, facts.dtype))
+        for piece in pieces:
+            part = self.torch_bytes(piece.path, piece.start, piece.length)
+            if not isinstance(part, Tensor) or part.shape != piece.sizes or part.dtype != whole.dtype:
+                refuse(piece.path, "a part that is not what the metadata say", "the parts of one checkpoint")
+            target = whole
+            for dimension, (offset, size) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
+                target = target.narrow(dimension, offset, size)
+            target.copy_(part)
+        return whole
+
+    def integers(self, values: Sequence[int]) -> Any:
+        """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        return torch.tensor(list(values), dtype=torch.int64)
+
+    @contextmanager
+    def _safe(self, path: Path, source: str | io.BytesIO) -> Iterator[None]:
+        """What is allowed within, and every way to fail as one message."""
+        stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+            (made, name) for name, made in STAND_INS.items()
+        ]
+        with torch.serialization.safe_globals([*stand_ins, *self._allowed]):
+            self._refuse_unsafe(path, source)
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    yield
+            except (MemoryError, CheckpointError):
+                raise
+            except Exception as error:
+                refuse(
+                    path,
+                    (str(error).splitlines() or [type(error).__name__])[0],
+                    "a file that torch.load(..., weights_only=True) reads",
+                    "The checkpoint cannot be read as tensors and plain values. Nothing in it was executed.",
+                )
+
+    def _refuse_unsafe(self, path: Path, source: str | io.BytesIO) -> None:
+        try:
+            unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(source))
+        except Exception:
+            # It holds instructions that torch.load does not know either, and says so.
+            return
+        if unsafe:
+            raise refused_classes(path, unsafe)
+
+
+def _class(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    if not module or may_not(name):
+        raise ConfigError(
+            "branch.allow_globals names what no checkpoint needs.",
+            found=name,
+            expected="the dotted name of a class of the library that wrote the checkpoint",
+        )
+    try:
+        return (getattr(importlib.import_module(module), attribute), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            "branch.allow_globals names a class that cannot be imported.", found=f"{name}: {error}"
+        ) from error
