@@ -11,7 +11,8 @@ from rich.markup import escape
 from launcher.commands.verbs import Verbs, answer
 from launcher.errors import ConfigError
 from launcher.files import write_text
-from launcher.trackers.wandb.sweep_config import METHODS, sweep_config, written
+
+METHODS = ("grid", "random", "bayes")
 
 
 def add(verbs: Verbs) -> None:
@@ -27,6 +28,9 @@ def add(verbs: Verbs) -> None:
 
 
 def _sweep_config(options: argparse.Namespace) -> int:
+    # Only who writes one pays for Hydra.
+    from launcher.trackers.wandb.sweep_config import sweep_config, written
+
     config = sweep_config(
         options.overrides,
         method=options.method,

@@ -13,7 +13,6 @@ from hydra.errors import HydraException
 from launcher.errors import ConfigError
 from launcher.trackers.wandb.names import DEFAULT_PROJECT
 
-METHODS = ("grid", "random", "bayes")
 _HEAD = (
     "# Written by: {command}\n"
     "# Start it: wandb sweep FILE, then wandb agent with the id that this prints.\n"
@@ -34,7 +33,7 @@ def sweep_config(
     Args:
         overrides: in Hydra's grammar: ``a=1,2``, ``range(..)``, ``choice(..)`` become values,
             ``interval(..)`` bounds.
-        method: one of :data:`METHODS`.
+        method: ``grid``, ``random`` or ``bayes``.
         metric: what the search optimises; needed by ``bayes``.
         goal: ``maximize`` or ``minimize`` it.
         program: what an agent starts.
