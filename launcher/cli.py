@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launcher.commands import comparing, looking, managing, reporting
+from launcher.commands import comparing, looking, managing, reporting, searching
 from launcher.commands.verbs import Verbs
 from launcher.errors import LauncherError
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description=__doc__)
     verbs = Verbs(parser)
-    for subject in (looking, comparing, reporting, managing):
+    for subject in (looking, comparing, reporting, managing, searching):
         subject.add(verbs)
     return parser
 

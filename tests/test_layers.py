@@ -34,6 +34,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config",
 
 ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
+    "wandb_workspaces": "launcher.trackers.wandb",
     "pyteomics": "launcher.peptide",
     "jinja2": "launcher.report.html.page",
     "matplotlib": "launcher.report.figures",
@@ -41,7 +42,8 @@ ONLY_IN: Mapping[str, str] = {
 }
 
 HEAVY = (
-    "torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2", "matplotlib", "plotly",
+    "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
+    "matplotlib", "plotly",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
