@@ -99,7 +99,7 @@ def _draw(axes: Axes, group: Group, drawn: Drawn, metric: str) -> None:
     if point is not None:
         axes.axvline(point, color="#606060", linewidth=0.6, linestyle=(0, (1, 2)), zorder=0)
         _look_at_the_branches(axes, drawn, metric, point)
-    axes.set_xlabel("step")
+    axes.set_xlabel("steps since the branch point" if point is None else "step")
     axes.set_ylabel(_literal(metric))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", "\N{THIN SPACE}"))
     axes.xaxis.set_major_locator(_few())

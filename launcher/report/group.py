@@ -175,11 +175,12 @@ def draw(group: Group) -> Drawn:
     """Read the curves of a group, and of its trunk."""
     arms, notes = _chosen(group)
     origin = group.point.step if group.point else 0
-    ends = [run.record.end_step - run.record.start_step for arm in arms for run in arm.runs.values()]
+    members = [run for arm in arms for run in arm.runs.values() if not _is_trunk(run, group.point)]
+    ends = [run.record.end_step - run.record.start_step for run in members]
     count = sum(len(arm.runs) for arm in arms) * max(1, len(group.metrics))
     drawn = Drawn(Scale.of(origin, max([1, *ends]), count), arms, {}, None, {}, notes)
     for index, arm in enumerate(arms):
-        for metric, one in _bands(arm.runs, drawn, BRANCH_STEPS).items():
+        for metric, one in _bands(arm.runs, drawn, group.point, since=1).items():
             drawn.bands.setdefault(metric, [None] * len(arms))[index] = one
     _add_trunk(group, drawn)
     if drawn.merged:
@@ -212,11 +213,19 @@ def _chosen(group: Group) -> tuple[list[Arm], list[str]]:
     return drawn, [f"{told}: the baseline and those that are furthest from it in {group.primary}."]
 
 
-def _bands(runs: Mapping[int, Run], drawn: Drawn, numbering: Numbering) -> dict[str, Band]:
+def _is_trunk(run: Run, point: Parent | None) -> bool:
+    return point is not None and run.id == point.run
+
+
+def _bands(
+    runs: Mapping[int, Run], drawn: Drawn, point: Parent | None, since: int | None = None
+) -> dict[str, Band]:
+    """The curves of some runs, by metric; ``since``: the first bucket that counts."""
     curves: dict[str, dict[int, Curve]] = {}
     for stream, run in sorted(runs.items()):
+        own = Numbering("global_step", point.step) if point and _is_trunk(run, point) else BRANCH_STEPS
         try:
-            read = read_curves(run, drawn.scale, numbering)
+            read = read_curves(run, drawn.scale, own)
         except LauncherError as error:
             drawn.notes.append(f"{run.id}: {error.what} ({error.where})")
             continue
@@ -226,7 +235,8 @@ def _bands(runs: Mapping[int, Run], drawn: Drawn, numbering: Numbering) -> dict[
             )
         drawn.merged = drawn.merged or read.merged
         for metric, curve in read.curves.items():
-            curves.setdefault(metric, {})[stream] = curve
+            kept = {number: one for number, one in curve.items() if since is None or number >= since}
+            curves.setdefault(metric, {})[stream] = kept
     found = {metric: band(by_stream) for metric, by_stream in curves.items()}
     return {metric: one for metric, one in found.items() if one is not None}
 
@@ -241,4 +251,4 @@ def _add_trunk(group: Group, drawn: Drawn) -> None:
         drawn.notes.append(f"The trunk {group.point.run} is not there, so its curve is not drawn.")
         return
     drawn.trunk = trunk.id
-    drawn.trunk_bands = _bands({0: trunk}, drawn, Numbering("global_step", group.point.step))
+    drawn.trunk_bands = _bands({0: trunk}, drawn, group.point)

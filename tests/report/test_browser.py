@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -180,6 +181,16 @@ def test_readable_on_a_telephone_and_on_a_wide_screen(reported: Tiny, started: B
             "[...document.querySelectorAll('header p, .caption')].map((p) => p.getBoundingClientRect().width)"
         )
         assert max(lines) < 900  # A line of more than some 100 letters is hard to read.
+
+
+def test_a_command_on_the_page_is_the_same_run_again(looked: Looked, reported: Tiny) -> None:
+    before = {run.id for run in reported.runs()}
+    name = next(one for one in before if one.startswith("heavy-loss-stream-1"))
+    command = looked.page.inner_text(f"dl.commands dt:text-is('{name}') + dd")
+    program, script, *overrides = shlex.split(command)
+    assert (program, script) == ("python", "train.py")
+    assert reported.train(*overrides).id == name
+    assert {run.id for run in reported.runs()} == before
 
 
 def test_everything_that_was_promised_stands_there(looked: Looked, reported: Tiny) -> None:

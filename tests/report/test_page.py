@@ -164,6 +164,20 @@ def test_numbers_that_are_none_and_a_torn_line_are_left_out_and_told(tmp_path: P
     )
 
 
+def test_where_the_trunk_is_the_baseline_it_is_counted_as_the_trunk_counts(tmp_path: Path) -> None:
+    trunk(tmp_path, ERROR, float)
+    sibling(tmp_path, "treated", 0, {ERROR: lambda stream, step: 20.0 - step})
+    found = put_together(tmp_path)
+    assert [(arm["name"], arm["baseline"]) for arm in found.data["arms"]] == [
+        ("trunk", True),
+        ("treated", False),
+    ]
+    [baseline, treated] = found.data["curves"][ERROR]
+    assert baseline == {"x": treated["x"], "y": [float(step) for step in range(21, 41)]}
+    assert found.data["steps"][baseline["x"]] == list(range(21, 41))
+    assert found.data["trunkCurves"][ERROR]["y"] == [float(step) for step in range(1, 41)]
+
+
 def test_damaged_metrics_are_told_and_the_rest_is_shown(tmp_path: Path) -> None:
     small(tmp_path)
     run = find_run(tmp_path, "treated-id")

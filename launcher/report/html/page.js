@@ -142,7 +142,7 @@
       hovermode: data.arms.length <= 8 ? "x unified" : "closest", hoverdistance: data.arms.length <= 8 ? -1 : 30,
       hoverlabel: { bgcolor: paper, bordercolor: rule, font: { size: 13, color: ink }, namelength: narrow ? 18 : 40 },
       margin: { l: narrow ? 52 : 64, r: narrow ? 10 : 16, t: 28, b: 52 },
-      xaxis: { ...axis, showgrid: false, title: title("step"), tickformat: ",d", nticks: narrow ? 4 : 9, hoverformat: ",d", spikethickness: 1, spikecolor: soft, spikedash: "solid", ...(x ? { range: x, autorange: false } : { autorange: true }) },
+      xaxis: { ...axis, showgrid: false, title: title(data.point === null ? "steps since the branch point" : "step"), tickformat: ",d", nticks: narrow ? 4 : 9, hoverformat: ",d", spikethickness: 1, spikecolor: soft, spikedash: "solid", ...(x ? { range: x, autorange: false } : { autorange: true }) },
       yaxis: { ...axis, type: state.log ? "log" : "linear", title: title(plain(state.metric)), nticks: 7, ...(y ? { range: y, autorange: false } : { autorange: true }) },
       shapes: data.point === null ? [] : [{ type: "line", x0: data.point, x1: data.point, yref: "paper", y0: 0, y1: 1, line: { color: soft, width: 1, dash: "dot" } }],
       annotations: data.point === null ? [] : [{ x: data.point, yref: "paper", y: 1, yanchor: "bottom", text: "branch point", showarrow: false, font: { size: 12.5, color: soft } }],
