@@ -40,6 +40,8 @@ class Parent:
     """Content digest of the checkpoint."""
     metrics: dict[str, float] = field(default_factory=dict)
     """The parent's last metrics at the branch point."""
+    source: str | None = None
+    """Where the checkpoint was fetched from (``wandb://entity/project/name:v3``); None: it lay here."""
 
 
 @dataclass(frozen=True)

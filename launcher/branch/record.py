@@ -39,6 +39,7 @@ def new_record(
             absolute_step=manifest.about.absolute_step,
             sha256=manifest.sha256,
             metrics=dict(manifest.about.metrics),
+            source=plan.point.source,
         )
     return RunRecord(
         id=plan.id,

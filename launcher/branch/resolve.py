@@ -10,10 +10,11 @@ from launcher.branch.command import command, said_again
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
-from launcher.config import BranchConfig
+from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
 from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name
 from launcher.lineage import Run, find_run, read_run, read_runs
+from launcher.sources.fetch import Fetched, fetch, lies_elsewhere
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class BranchPoint:
     """What its siblings are grouped under unless the user says otherwise."""
     passed_over: tuple[str, ...] = ()
     """Places that were asked for first and could not be had."""
+    source: str | None = None
+    """Where it was fetched from, with everything resolved that can move; None: it lies on this machine."""
 
     @property
     def run_id(self) -> str:
@@ -40,26 +43,34 @@ def handed_on(point: BranchPoint) -> str:
     return f"{point.checkpoint.resolve()}@{point.manifest.sha256}"
 
 
-def taken_over(handed: str, branch: BranchConfig) -> BranchPoint:
-    """The branch point that the sweeper resolved once for all siblings.
+def taken_over(handed: str, branch: BranchConfig, source: str | None = None) -> BranchPoint:
+    """The branch point that the sweeper resolved once for all siblings, and where it had fetched it from.
 
     Raises:
         BranchPointUnavailable: it is not there any more, or it is not what it was.
     """
     path, _, sha256 = handed.rpartition("@")
     try:
-        return _point(Path(path), replace(branch, sha256=sha256), ())
+        return replace(_point(Path(path), replace(branch, sha256=sha256), ()), source=source)
     except CheckpointError as failure:
         raise _unavailable(failure) from failure
 
 
-def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> BranchPoint:
+def cache_of(paths: PathsConfig) -> Path:
+    """The directory of what was fetched from elsewhere."""
+    return Path(paths.cache) if paths.cache is not None else Path(paths.outputs) / ".cache"
+
+
+def resolve(
+    branch: BranchConfig, outputs: Path, typed: Sequence[str] = (), cache: Path | None = None
+) -> BranchPoint:
     """The branch point that ``branch`` names, from the first place that has it.
 
     Args:
         branch: what was asked for.
         outputs: directory of all runs.
         typed: the command line's overrides, for the commands in messages.
+        cache: see :func:`cache_of`; by default that of ``outputs``.
 
     Raises:
         BranchPointUnavailable: no place has it, or the digest is not the one that was asked for.
@@ -67,14 +78,18 @@ def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> B
     failures: list[LauncherError] = []
     places = [branch.from_checkpoint, *branch.mirrors]
     for place in places:
+        found: Fetched | None = None
         try:
-            if place is not None:
+            if place is not None and lies_elsewhere(place):
+                found = fetch(place, cache or outputs / ".cache", branch.from_step)
+                checkpoint = _in_reachable_place(str(found.path), branch.from_step)
+            elif place is not None:
                 checkpoint = _in_reachable_place(place, branch.from_step)
             elif branch.from_run is not None or branch.from_step is not None:
                 checkpoint = _in_runs(branch, outputs, typed)
             else:
                 continue
-            return _point(checkpoint, branch, tuple(map(_told, failures)))
+            return _point(checkpoint, branch, tuple(map(_told, failures)), found)
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
             failures.append(failure)
     if len(failures) == 1:
@@ -99,7 +114,9 @@ def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
     )
 
 
-def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...]) -> BranchPoint:
+def _point(
+    checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...], found: Fetched | None = None
+) -> BranchPoint:
     manifest = verify_file(checkpoint)
     if branch.sha256 is not None and manifest.sha256 != branch.sha256:
         raise BranchPointUnavailable(
@@ -112,8 +129,9 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
         )
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
-    named = branch.name or checkpoint.name
-    return BranchPoint(checkpoint, manifest, run, group_name(named, manifest.step), passed_over)
+    named = branch.name or (checkpoint.name if found is None else found.name)
+    group, source = group_name(named, manifest.step), None if found is None else found.exact
+    return BranchPoint(checkpoint, manifest, run, group, passed_over, source)
 
 
 def _in_reachable_place(place: str, step: int | None) -> Path:
@@ -127,10 +145,7 @@ def _in_reachable_place(place: str, step: int | None) -> Path:
 
 
 def _in_place(place: Path, step: int | None) -> Path:
-    """The checkpoint in a file or a directory.
-
-    This is the seam for further sources: whatever fetches a checkpoint gives such a path.
-    """
+    """The checkpoint in a file or a directory; :mod:`launcher.sources` gives such a path."""
     if place.is_file():
         found = checkpoint_step(place.name)
         if step is not None and found is not None and found != step:
