@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,6 +126,9 @@ class Runs:
 
     def __init__(self) -> None:
         self.stored: dict[tuple[str, str, str], StoredRun] = {}
+        self.more_of_a_project: Callable[[str, str], dict[str, Any]] = lambda entity, project: {}
+        """Further fields of a project and of a run, such as those about artifacts."""
+        self.more_of_a_run: Callable[[StoredRun], dict[str, Any]] = lambda run: {}
 
     def find(self, entity: str | None, project: str, run: str) -> StoredRun | None:
         return self.stored.get((entity or ENTITY, project, run))
@@ -198,6 +202,7 @@ class Runs:
             "entity": {"name": entity, "id": entity}, "entityName": entity, "readOnly": False,
             "bucket": bucket, "run": bucket, "runs": several,
             "runCount": lambda filters=None: several(filters)["totalCount"],
+            **self.more_of_a_project(entity, project),
         }  # fmt: skip
 
     def _bucket(self, run: StoredRun) -> Fields:
@@ -224,6 +229,7 @@ class Runs:
             "sampledHistory": lambda specs: [_sampled(run, json.loads(spec)) for spec in specs],
             "parquetHistory": lambda liveKeys: {"parquetUrls": [], "liveData": run.history},
             "files": lambda **_: {"edges": [{"node": {"name": name}} for name in run.files]},
+            **self.more_of_a_run(run),
         }  # fmt: skip
 
 
