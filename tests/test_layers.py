@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources",),
     ("branch", "report", "launchers"),
+    ("publishing",),
     ("recording",),
     ("run", "fanout"),
     ("job",),

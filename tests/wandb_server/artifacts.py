@@ -205,7 +205,9 @@ class Artifacts:
 
     def _commit(self, input: dict[str, Any]) -> Fields:
         one = self.stored[input["artifactID"]]
-        missing = [name for name, each in one.entries.items() if not each.get("ref") and name not in one.files]
+        missing = [
+            name for name, each in one.entries.items() if not each.get("ref") and name not in one.files
+        ]
         if missing:
             raise Refused(f"{one.qualified} lacks {', '.join(missing)}")
         one.state = "COMMITTED"
@@ -253,7 +255,8 @@ class Artifacts:
     def _collection(self, place: Place) -> dict[str, Any]:
         entity, project, name = place
         return {
-            "__typename": "ArtifactSequence", IMPLEMENTS: ("ArtifactCollection",), "id": "/".join(place), "name": name,
+            "__typename": "ArtifactSequence", IMPLEMENTS: ("ArtifactCollection",),
+            "id": "/".join(place), "name": name,
             "project": {"id": f"project-{project}", "internalId": "UHJvamVjdDox", "name": project,
                         "entity": {"name": entity, "id": entity}},
         }  # fmt: skip
@@ -267,7 +270,8 @@ class Artifacts:
 
     def _about(self, one: StoredArtifact) -> Fields:
         collection = self._collection(one.place)
-        latest = next((each for each in reversed(self.of(one.place[2])) if each.place == one.place), None)
+        there = [each for each in self.of(one.place[2]) if each.place == one.place]
+        latest = {"id": there[-1].id, "versionIndex": there[-1].version} if there else None
         return {
             "__typename": "Artifact", "id": one.id, "digest": one.digest, "digestAlgorithm": None,
             "state": one.state, "versionIndex": one.version, "description": None, "commitHash": one.id,
@@ -275,10 +279,7 @@ class Artifacts:
             "tags": [], "historyStep": one.history_step, "createdAt": _THEN, "updatedAt": _THEN,
             "size": sum(each.get("size", 0) for each in one.entries.values()) if one.manifest else 0,
             "fileCount": len(one.files), "artifactType": {"name": one.type},
-            "artifactSequence": {
-                **collection,
-                "latestArtifact": None if latest is None else {"id": latest.id, "versionIndex": latest.version},
-            },
+            "artifactSequence": {**collection, "latestArtifact": latest},
             "aliases": [{**each, "artifactCollection": collection} for each in _aliases(one)],
             "currentManifest": {"file": {"directUrl": f"{{base}}/download/{one.id}/"}},
         }  # fmt: skip
@@ -297,7 +298,9 @@ def _aliases(one: StoredArtifact) -> list[dict[str, Any]]:
     return [{"__typename": "ArtifactAlias", "id": f"{one.id}-{name}", "alias": name} for name in names]
 
 
-def _files(one: StoredArtifact, names: list[str] | None = None, after: str | None = None, first: int = 50) -> Fields:
+def _files(
+    one: StoredArtifact, names: list[str] | None = None, after: str | None = None, first: int = 50
+) -> Fields:
     nodes = []
     for name, entry in one.entries.items():
         if names is not None and name not in names:
