@@ -14,7 +14,7 @@ from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
 from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name
 from launcher.lineage import Run, find_run, read_run, read_runs
-from launcher.sources.fetch import Fetched, fetch, lies_elsewhere
+from launcher.sources.fetch import Fetched, artifact_name, fetch, lies_elsewhere
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def taken_over(handed: str, branch: BranchConfig, source: str | None = None) -> 
     """
     path, _, sha256 = handed.rpartition("@")
     try:
-        return replace(_point(Path(path), replace(branch, sha256=sha256), ()), source=source)
+        return _point(Path(path), replace(branch, sha256=sha256), (), source)
     except CheckpointError as failure:
         raise _unavailable(failure) from failure
 
@@ -89,7 +89,8 @@ def resolve(
                 checkpoint = _in_runs(branch, outputs, typed)
             else:
                 continue
-            return _point(checkpoint, branch, tuple(map(_told, failures)), found)
+            source = None if found is None else found.exact
+            return _point(checkpoint, branch, tuple(map(_told, failures)), source)
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
             failures.append(failure)
     if len(failures) == 1:
@@ -115,7 +116,7 @@ def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
 
 
 def _point(
-    checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...], found: Fetched | None = None
+    checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...], source: str | None = None
 ) -> BranchPoint:
     manifest = verify_file(checkpoint)
     if branch.sha256 is not None and manifest.sha256 != branch.sha256:
@@ -129,8 +130,7 @@ def _point(
         )
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
-    named = branch.name or (checkpoint.name if found is None else found.name)
-    group, source = group_name(named, manifest.step), None if found is None else found.exact
+    group = group_name(branch.name or artifact_name(source) or checkpoint.name, manifest.step)
     return BranchPoint(checkpoint, manifest, run, group, passed_over, source)
 
 

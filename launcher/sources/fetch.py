@@ -35,8 +35,11 @@ class Fetched:
     """A file, or a directory."""
     exact: str
     """The reference with everything resolved that can move: a version instead of ``latest``."""
-    name: str
-    """What siblings that start from it are grouped under; see :func:`launcher.layout.group_name`."""
+
+
+def artifact_name(exact: str | None) -> str | None:
+    """``name:v3`` of an artifact in W&B; None of anything else: that is called what its checkpoint is."""
+    return exact.rpartition("/")[2] if exact is not None and exact.startswith("wandb://") else None
 
 
 def lies_elsewhere(place: str) -> bool:
@@ -60,17 +63,17 @@ def fetch(place: str, cache: Path, step: int | None = None) -> Fetched:
     scheme = reference.partition("://")[0].lower()
     if scheme == "file":
         path = Path(unquote(urlsplit(reference).path))
-        return Fetched(path, reference, path.name)
+        return Fetched(path, reference)
     with _source(scheme, reference, cache) as source:
         there = tried(source.files, reference)
         files = _chosen(there, step, reference)
         if (here := _here(files)) is not None:
-            return Fetched(here, source.exact, source.name)
+            return Fetched(here, source.exact)
         files = _identified(files, source.pull)
         directory = Store(cache).fetched(files, lambda *one: _pulled(source, *one))
         if any(one.digest is None for one in files):
             _refuse_changed(source, there, reference)
-        return Fetched(directory / _within(files, source.single), source.exact, source.name)
+        return Fetched(directory / _within(files, source.single), source.exact)
 
 
 def _source(scheme: str, reference: str, cache: Path) -> Source:

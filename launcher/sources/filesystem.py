@@ -32,7 +32,7 @@ class StoredFiles:
     def __init__(self, reference: str) -> None:
         self.exact, self._reference = reference, reference
         self._fs, self._path = _opened(reference)
-        self.name = PurePosixPath(self._path.rstrip("/")).name
+        self._name = PurePosixPath(self._path.rstrip("/")).name
         self.single = True
 
     def files(self) -> Sequence[RemoteFile]:
@@ -45,7 +45,7 @@ class StoredFiles:
                 below = self._fs.find(self._path, detail=True)
                 start = len(self._path.rstrip("/")) + 1
                 return [_file(path[start:], info) for path, info in sorted(below.items())]
-            found = [_file(self.name, about)]
+            found = [_file(self._name, about)]
             beside = manifest_of(Path(self._path)).as_posix()
             if self._path.endswith(".pt") and self._fs.exists(beside):
                 found.append(_file(PurePosixPath(beside).name, self._fs.info(beside)))

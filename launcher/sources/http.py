@@ -38,12 +38,12 @@ class WebFile:
     def __init__(self, reference: str) -> None:
         self.exact, self._reference = reference, reference
         path = unquote(urlsplit(reference).path)
-        self.name = Path(path).name or "file"
-        self._urls = {self.name: reference}
+        self._name = Path(path).name or "file"
+        self._urls = {self._name: reference}
         if path.endswith(".pt"):
             parts = urlsplit(reference)
             beside = manifest_of(Path(parts.path)).as_posix()
-            self._urls[manifest_of(Path(self.name)).name] = urlunsplit(parts._replace(path=beside))
+            self._urls[manifest_of(Path(self._name)).name] = urlunsplit(parts._replace(path=beside))
 
     def files(self) -> Sequence[RemoteFile]:
         """The file, and its manifest if there is one."""

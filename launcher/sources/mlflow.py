@@ -27,7 +27,6 @@ class MlflowArtifacts:
         self.exact, self._reference = reference, reference
         self._run, _, path = reference.removeprefix("mlflow://").partition("/")
         self._path = path.strip("/")
-        self.name = PurePosixPath(self._path).name or self._run
         self.single = False
         try:
             uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.resolve()}"

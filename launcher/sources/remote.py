@@ -35,8 +35,6 @@ class Source(Protocol):
 
     exact: str
     """The reference with everything resolved that can move: a version instead of ``latest``."""
-    name: str
-    """What siblings that start from it are grouped under; see :func:`launcher.layout.group_name`."""
     single: bool
     """Whether the reference names one file; a manifest beside it comes with it."""
 

@@ -39,7 +39,7 @@ class WandbArtifact:
 
     def __init__(self, reference: str) -> None:
         self._reference = reference
-        self.exact = self.name = reference
+        self.exact = reference
 
     def __enter__(self) -> Self:
         try:
@@ -50,8 +50,7 @@ class WandbArtifact:
             raise
         artifact = self._artifact
         collection = artifact.name.partition(":")[0]
-        self.name = f"{collection}:{artifact.version}"
-        self.exact = f"wandb://{artifact.entity}/{artifact.project}/{self.name}"
+        self.exact = f"wandb://{artifact.entity}/{artifact.project}/{collection}:{artifact.version}"
         return self
 
     def __exit__(self, *_: object) -> None:

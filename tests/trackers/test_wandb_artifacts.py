@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,9 @@ def test_out_of_the_trunk_and_into_a_branch(
     [output] = server.artifacts.of(f"model-{own.id}")
     assert (output.metadata["step"], output.metadata["parent"]["sha256"]) == (40, steps[20].sha256)
     # The client kept no second copy of anything.
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 10_000] == []
+    assert [
+        path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 10_000
+    ] == []
 
 
 def test_an_alias_that_moves_between_two_siblings_starts(
@@ -74,17 +78,23 @@ def test_an_alias_that_moves_between_two_siblings_starts(
         files = {path.name: path.read_bytes() for path in (place, place.with_suffix(".json"))}
         server.artifacts.put(f"{PROJECT}/best-model", files, *(["best"] if step == 20 else []))
     far = Tiny(tmp_path / "elsewhere")
-    move = tiny_faults.AtStep(25, tiny_faults.MoveAlias(server.url, f"{PROJECT}/best-model", "best"))
-    ended = far.launch(
+    moved = tmp_path / "moved"
+    started = far.start(
         "-m", f"branch.from_checkpoint=wandb://{PROJECT}/best-model:best", "optimizer.lr=0.002,0.003",
-        "hydra/launcher=basic", prepare=[move], environment=environment,
+        "hydra/launcher=basic", prepare=[partial(tiny_faults.wait_at, 25, moved)], environment=environment,
     )  # fmt: skip
+    while started.process.is_alive() and not list(far.outputs.glob("*/*/metrics.jsonl")):
+        time.sleep(0.05)
+    server.artifacts.name(server.artifacts.of("best-model")[1], ["best"])
+    moved.touch()
+    ended = started.end()
     assert ended.status == 0, ended.err
-    assert server.artifacts.of("best-model")[1].aliases >= {"best"}
     sources = {run.record.parent.source for run in far.runs() if run.record.parent}
     assert sources == {f"wandb://{PROJECT}/best-model:v0"}
     assert {run.record.parent_step for run in far.runs()} == {20}
-    assert server.sent[checkpoint_file(20)] == len(server.artifacts.of("best-model")[0].files[checkpoint_file(20)])
+    assert server.sent[checkpoint_file(20)] == len(
+        server.artifacts.of("best-model")[0].files[checkpoint_file(20)]
+    )
     [fanout] = json.loads((far.outputs / "best-model-v0-experiments" / "fanout.json").read_text())["fanouts"]
     told = [one["branch_point"] for one in fanout["siblings"]]
     assert [(one["source"], one["sha256"]) for one in told] == [

@@ -7,6 +7,6 @@ that nobody wrote down is answered with an error that names it, never with a gue
 Not modelled: accounts, rights and quotas (every key is let in, what names no entity is ``ENTITY``'s), rate
 limits, parquet history and sampling (the Api is given every row), sweeps, reports, registries, alerts, pages
 for people; of artifacts, links between collections, deletion, time to live, uploads in parts (of more than
-2 GB), and addresses that expire. What a file stream's offsets, a fork and a rewind mean, and which alias moves
-when, is taken from what the client sends; only the tests with ``--real-wandb`` see the true service.
+2 GB), and addresses that expire. What a file stream's offsets, a fork and a rewind mean, and which alias
+moves when, is taken from what the client sends; only the tests with ``--real-wandb`` see the true service.
 """

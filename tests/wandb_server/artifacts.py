@@ -76,7 +76,7 @@ class Artifacts:
         one = self._new((entity, project, collection), digest)
         one.files, one.state, one.metadata = dict(files), "COMMITTED", dict(metadata or {})
         one.manifest = _manifest(contents)
-        self._name(one, [*aliases, "latest"])
+        self.name(one, [*aliases, "latest"])
         return one
 
     def find(self, place: Place, name: str) -> StoredArtifact | None:
@@ -165,7 +165,7 @@ class Artifacts:
         there = [one for one in self.of(collection) if one.place == place and one.digest == input["digest"]]
         wanted = [one["alias"] for one in input.get("aliases") or []]
         if there:
-            self._name(there[-1], wanted)
+            self.name(there[-1], wanted)
             return {"artifact": self._about(there[-1])}
         one = self._new(place, input["digest"])
         one.type = input["artifactTypeName"]
@@ -211,10 +211,10 @@ class Artifacts:
         if missing:
             raise Refused(f"{one.qualified} lacks {', '.join(missing)}")
         one.state = "COMMITTED"
-        self._name(one, list(one.aliases))
+        self.name(one, list(one.aliases))
         return {"artifact": self._about(one)}
 
-    def _name(self, one: StoredArtifact, aliases: list[str]) -> None:
+    def name(self, one: StoredArtifact, aliases: list[str]) -> None:
         """An alias means one version of a collection."""
         if one.state != "COMMITTED":
             return
@@ -239,7 +239,7 @@ class Artifacts:
     def _add_aliases(self, input: dict[str, Any]) -> Fields:
         for each in input["aliases"]:
             place = (each["entityName"], each["projectName"], each["artifactCollectionName"])
-            self._name(self.stored[input["artifactID"]], [each["alias"]])
+            self.name(self.stored[input["artifactID"]], [each["alias"]])
             assert self.stored[input["artifactID"]].place == place
         return {"success": True}
 
