@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import unquote, urlsplit, urlunsplit
-
-import requests
 
 from launcher.errors import BranchPointUnavailable
 from launcher.layout import manifest_of
 from launcher.sources import transfer
 from launcher.sources.remote import Broken, RemoteFile, unavailable
 from launcher.sources.transfer import Opened, bring
+
+if TYPE_CHECKING:
+    from requests import Response
 
 CHUNK = 1 << 16
 """Bytes. What a break leaves of one is lost."""
@@ -99,7 +100,9 @@ def _about(name: str, url: str) -> RemoteFile:
         return RemoteFile(name, int(length) if length is not None else None, mark=mark)
 
 
-def _asked(method: str, url: str, headers: dict[str, str]) -> requests.Response:
+def _asked(method: str, url: str, headers: dict[str, str]) -> Response:
+    import requests
+
     limits = (transfer.CONNECT_SECONDS, transfer.STALL_SECONDS)
     try:
         return requests.request(
@@ -109,7 +112,9 @@ def _asked(method: str, url: str, headers: dict[str, str]) -> requests.Response:
         raise _broken(error) from error
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
+def _chunks(response: Response) -> Iterator[bytes]:
+    import requests
+
     with response:
         try:
             yield from response.iter_content(CHUNK)
@@ -117,7 +122,7 @@ def _chunks(response: requests.Response) -> Iterator[bytes]:
             raise _broken(error) from error
 
 
-def _refuse(response: requests.Response, url: str) -> None:
+def _refuse(response: Response, url: str) -> None:
     status = response.status_code
     if response.ok:
         return
@@ -129,6 +134,8 @@ def _refuse(response: requests.Response, url: str) -> None:
 
 
 def _broken(error: Any) -> Broken:
+    import requests
+
     if isinstance(error, requests.ConnectTimeout):
         return Broken(f"no connection within {transfer.CONNECT_SECONDS:g} s")
     if isinstance(error, requests.Timeout) or "timed out" in str(error):

@@ -58,8 +58,8 @@ def test_out_of_the_trunk_and_into_a_branch(
     assert server.run(branch.id).values["branched_from_checkpoint"] == branch.record.parent.source
 
     # A branch of the trunk's own file has the same input.
-    own = empty.train("branch.from_step=20", "optimizer.lr=0.002", "tracker=wandb", "checkpoint.artifact=last",
-                      environment=environment)  # fmt: skip
+    own = empty.train("branch.from_step=20", "optimizer.lr=0.002", "tracker=wandb",
+                      "checkpoint.artifact=last", environment=environment)  # fmt: skip
     assert versions[1].used_by == [branch.id, own.id]
     [output] = server.artifacts.of(f"model-{own.id}")
     assert (output.metadata["step"], output.metadata["parent"]["sha256"]) == (40, steps[20].sha256)
