@@ -37,12 +37,13 @@ class WebFile:
     single = True
 
     def __init__(self, reference: str) -> None:
-        self.exact, self._reference = reference, reference
-        path = unquote(urlsplit(reference).path)
+        parts = urlsplit(reference)
+        # What follows is recorded, and a query or a name before the host may be a key.
+        self.exact = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        path = unquote(parts.path)
         self._name = Path(path).name or "file"
         self._urls = {self._name: reference}
         if path.endswith(".pt"):
-            parts = urlsplit(reference)
             beside = manifest_of(Path(parts.path)).as_posix()
             self._urls[manifest_of(Path(self._name)).name] = urlunsplit(parts._replace(path=beside))
 
@@ -51,9 +52,9 @@ class WebFile:
         found = []
         for name, url in self._urls.items():
             try:
-                found.append(_about(name, url))
+                found.append(_about(name, url, self.exact))
             except BranchPointUnavailable:
-                if url == self._reference:
+                if name == self._name:
                     raise
         return found
 
@@ -61,7 +62,7 @@ class WebFile:
         """Fetch it; a file that has changed meanwhile is fetched from its beginning."""
         url = self._urls[file.name]
         only_if = {"If-Range": file.mark} if file.mark and file.mark.startswith('"') else {}
-        bring(part, file.size, lambda offset: opened(url, offset, only_if), check, url)
+        bring(part, file.size, lambda offset: opened(url, offset, self.exact, only_if), check, self.exact)
 
     def __enter__(self) -> Self:
         return self
@@ -70,8 +71,10 @@ class WebFile:
         """Nothing is held open."""
 
 
-def opened(url: str, offset: int, headers: dict[str, str] | None = None) -> Opened:
+def opened(url: str, offset: int, reference: str, headers: dict[str, str] | None = None) -> Opened:
     """The bytes at ``url`` from ``offset`` on, or from 0 where the server knows no ranges.
+
+    Messages name ``reference``: an address may be signed, and is then as good as a key.
 
     Raises:
         BranchPointUnavailable: the server refuses.
@@ -82,18 +85,18 @@ def opened(url: str, offset: int, headers: dict[str, str] | None = None) -> Open
     if response.status_code == 416:
         response.close()
         response = _asked("GET", url, {})
-    _refuse(response, url)
+    _refuse(response, reference)
     begins = response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
     return (offset if response.status_code == 206 and begins else 0), _chunks(response)
 
 
-def _about(name: str, url: str) -> RemoteFile:
+def _about(name: str, url: str, reference: str) -> RemoteFile:
     response = _asked("HEAD", url, {})
     if not response.ok and response.status_code not in (404, 410):
         # A signed URL is signed for one method.
         response = _asked("GET", url, {})
     with response:
-        _refuse(response, url)
+        _refuse(response, reference)
         headers = response.headers
         length = headers.get("Content-Length")
         mark = headers.get("ETag") or headers.get("Last-Modified")
@@ -122,14 +125,14 @@ def _chunks(response: Response) -> Iterator[bytes]:
             raise _broken(error) from error
 
 
-def _refuse(response: Response, url: str) -> None:
+def _refuse(response: Response, reference: str) -> None:
     status = response.status_code
     if response.ok:
         return
     response.close()
     said = f"the server answered {status} {response.reason}".rstrip()
     if status in _REFUSED:
-        raise unavailable(url, f"{said}: {_REFUSED[status]}")
+        raise unavailable(reference, f"{said}: {_REFUSED[status]}")
     raise Broken(said)
 
 

@@ -67,7 +67,8 @@ class WandbArtifact:
         if not has_key(library.settings.base_url):
             why = f"there is no API key for {library.settings.base_url}"
             raise unavailable(self._reference, why, "set WANDB_API_KEY, or run `wandb login`")
-        api = wandb.Api(timeout=int(ASK_SECONDS))
+        # Its own limit comes later: it does not say what it waited for.
+        api = wandb.Api(timeout=int(ASK_SECONDS) + 30)
         found: Artifact = api.artifact(self._reference.removeprefix("wandb://"))
         return found
 
@@ -85,10 +86,12 @@ class WandbArtifact:
                 stored.pull(one, part, check)
             return
 
-        def at(offset: int) -> Opened:
-            return opened(self._url(file.name), offset)
+        named = f"{self.exact}, {file.name}"
 
-        bring(part, file.size, at, check, f"{self.exact}, {file.name}")
+        def at(offset: int) -> Opened:
+            return opened(self._url(file.name), offset, named)
+
+        bring(part, file.size, at, check, named)
 
     def _url(self, name: str) -> str:
         def url() -> str:
