@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import uuid
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ _SCHEME = re.compile(r"^([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _ARTIFACT = re.compile(r"^(?:[\w.-]+/){2}[\w.-]+:[\w.-]+$")
 """``entity/project/name:version``, as W&B prints it."""
 _WANDB = re.compile(r"^wandb://(?:[\w.-]+/){1,2}[\w.-]+:[\w.-]+$")
+_ONE_VERSION = re.compile(r"^wandb://(?:[\w.-]+/){2}[\w.-]+:v\d+$")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,20 @@ def fetch(place: str, cache: Path, step: int | None = None) -> Fetched:
     if scheme == "file":
         path = Path(unquote(urlsplit(reference).path))
         return Fetched(path, reference)
+    if _ONE_VERSION.match(reference):
+        # It always means the same, so that nobody has to be asked twice, or be reachable at all.
+        exact = f"{os.environ.get('WANDB_BASE_URL', '')} {reference} {step}"
+
+        def found() -> tuple[str, Path]:
+            fetched = _fetched(reference, scheme, cache, step)
+            return fetched.exact, fetched.path
+
+        exact, path = Store(cache).known(exact, found)
+        return Fetched(path, exact)
+    return _fetched(reference, scheme, cache, step)
+
+
+def _fetched(reference: str, scheme: str, cache: Path, step: int | None) -> Fetched:
     with _source(scheme, reference, cache) as source:
         there = tried(source.files, reference)
         files = _chosen(there, step, reference)
