@@ -80,21 +80,21 @@ class _Handler(BaseHTTPRequestHandler):
                 told.times -= 1
         if refused or not path.is_file():
             return self._bare(refused or 404)
-        data = path.read_bytes()
+        facts = path.stat()
+        size, tag = facts.st_size, f'"{facts.st_mtime_ns:x}"'
         start, status = 0, 200
-        tag = f'"{hash(data):x}"'
         if ranged and told.ranges and self.headers.get("If-Range", tag) == tag:
             start, status = int(ranged.removeprefix("bytes=").rstrip("-")), 206
-        if start >= len(data) > 0:
+        if start >= size > 0:
             return self._bare(416)
         self.send_response(status)
         self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(len(data) - start))
+        self.send_header("Content-Length", str(size - start))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.end_headers()
         if body:
-            self._body(name, data[start:], concerned)
+            self._body(path, start, size - start, concerned)
         return None
 
     def _bare(self, status: int) -> None:
@@ -102,22 +102,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _body(self, name: str, data: bytes, concerned: bool) -> None:
+    def _body(self, path: Path, start: int, count: int, concerned: bool) -> None:
         told = self.server.told
-        most = told.most if concerned and told.most is not None else len(data)
+        most = min(count, told.most) if concerned and told.most is not None else count
+        size = 1 << (16 if concerned and (told.pause or told.stall) else 20)
+        offset = 0
         try:
-            for offset in range(0, min(most, len(data)), 1 << 16):
-                if concerned:
-                    time.sleep(told.pause)
-                    if told.stall and offset >= len(data) // 2:
+            with path.open("rb") as file:
+                file.seek(start)
+                while offset < most and (block := file.read(min(size, most - offset))):
+                    if concerned and told.pause:
+                        time.sleep(told.pause)
+                    if concerned and told.stall and offset >= count // 2:
                         time.sleep(told.stall)
-                block = data[offset : min(offset + (1 << 16), most)]
-                self.wfile.write(block)
-                with told.lock:
-                    told.sent[name] += len(block)
+                    self.wfile.write(block)
+                    offset += len(block)
+                    with told.lock:
+                        told.sent[path.name] += len(block)
         except OSError:
             self.close_connection = True
-        if most < len(data):
+        if most < count:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True

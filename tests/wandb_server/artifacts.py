@@ -58,6 +58,8 @@ class Artifacts:
 
     def __init__(self, runs: Runs) -> None:
         self.stored: dict[str, StoredArtifact] = {}
+        self.discards = False
+        """Whether what is uploaded is counted as there, and forgotten."""
         self._runs = runs
         self._uploads: dict[str, tuple[str, str]] = {}
 
@@ -141,7 +143,7 @@ class Artifacts:
             return False
         artifact, name = self._uploads[token]
         if name:
-            self.stored[artifact].files[name] = body
+            self.stored[artifact].files[name] = b"" if self.discards else body
         else:
             self.stored[artifact].manifest = body
         return True
