@@ -236,10 +236,17 @@ class TestUploads:
     def test_pinned_and_offline_then_synced(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:
-        asked = (*self.POINT, "tracker.wandb.mode=offline", "checkpoint.artifact=pinned")
+        """The run's input and outputs are in W&B in the end."""
+        name = checkpoint_file(20)
+        place = tiny.trunk.directory.checkpoints / name
+        files = {path.name: path.read_bytes() for path in (place, place.with_suffix(".json"))}
+        began = server.artifacts.put(f"{PROJECT}/trunk-model", files)
+        asked = (f"branch.from_checkpoint={PROJECT}/trunk-model:v0", "tracker=wandb",
+                 "tracker.wandb.mode=offline", "checkpoint.artifact=pinned")  # fmt: skip
         pin = partial(tiny_faults.pin_at, 35, str(tiny.outputs), 30)
         run = tiny.train(*asked, environment=environment, prepare=[pin])
-        assert server.artifacts.stored == {}
+        assert list(server.artifacts.stored.values()) == [began]
+        assert began.used_by == []
         ended = tiny.launch("sync", run.id, f"--outputs={tiny.outputs}", module="launcher.cli",
                             environment=environment)  # fmt: skip
         assert ended.status == 0, ended.said
@@ -247,3 +254,5 @@ class TestUploads:
         assert (one.metadata["step"], one.created_by) == (30, run.id)
         name = checkpoint_file(30)
         assert one.files[name] == (run.directory.checkpoints / name).read_bytes()
+        assert began.used_by == [run.id]
+        assert server.run(run.id).state == "finished"

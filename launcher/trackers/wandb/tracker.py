@@ -161,15 +161,15 @@ class WandbTracker:
 
     def _declare_input(self, run: wandb.Run, artifact: str) -> None:
         """Tell W&B that the run began from an artifact; offline the client cannot."""
+        self.facts["input"] = artifact
         if not self._online:
-            self.facts["input"] = f"{artifact}, not declared: offline"
+            self.facts["input_lacks"] = "offline; `launcher sync` declares it"
             return
         try:
             run.use_artifact(artifact)
-            self.facts["input"] = artifact
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            self.facts["input"] = f"{artifact}, not declared: {reason}"
+            self.facts["input_lacks"] = reason
             log.warning("wandb does not show %s as the run's input: %s", artifact, reason)
 
     def keep(self, kept: KeptCheckpoint) -> None:
