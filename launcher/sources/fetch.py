@@ -86,9 +86,16 @@ def _fetched(reference: str, scheme: str, cache: Path, step: int | None) -> Fetc
         if (here := _here(files)) is not None:
             return Fetched(here, source.exact)
         files = _identified(files, source.pull)
-        directory = Store(cache).fetched(files, lambda *one: _pulled(source, *one))
-        if any(one.digest is None for one in files):
-            _refuse_changed(source, there, reference)
+        unproved = [one for one in files if one.digest is None]
+
+        def pull(file: RemoteFile, part: Path, check: Callable[[], object]) -> None:
+            _pulled(source, file, part, check)
+            if file in unproved[-1:] and list(tried(source.files, reference)) != list(there):
+                part.unlink()
+                why, do = "it changed while it was fetched", "give the same command again"
+                raise unavailable(reference, why, do)
+
+        directory = Store(cache).fetched(files, pull)
         return Fetched(directory / _within(files, source.single), source.exact)
 
 
@@ -183,11 +190,6 @@ def _pulled(source: Source, file: RemoteFile, part: Path, check: Callable[[], ob
             expected=file.digest,
             do="have it uploaded again, or give others: branch.mirrors",
         )
-
-
-def _refuse_changed(source: Source, before: Sequence[RemoteFile], reference: str) -> None:
-    if list(tried(source.files, reference)) != list(before):
-        raise unavailable(reference, "it changed while it was fetched", "give the same command again")
 
 
 def _within(files: Sequence[RemoteFile], single: bool) -> str:

@@ -59,10 +59,9 @@ class WebFile:
         return found
 
     def pull(self, file: RemoteFile, part: Path, check: Callable[[], object]) -> None:
-        """Fetch it; a file that has changed meanwhile is fetched from its beginning."""
+        """Fetch it, going on where an earlier try broke off."""
         url = self._urls[file.name]
-        only_if = {"If-Range": file.mark} if file.mark and file.mark.startswith('"') else {}
-        bring(part, file.size, lambda offset: opened(url, offset, self.exact, only_if), check, self.exact)
+        bring(part, file.size, lambda offset: opened(url, offset, self.exact), check, self.exact)
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +70,7 @@ class WebFile:
         """Nothing is held open."""
 
 
-def opened(url: str, offset: int, reference: str, headers: dict[str, str] | None = None) -> Opened:
+def opened(url: str, offset: int, reference: str) -> Opened:
     """The bytes at ``url`` from ``offset`` on, or from 0 where the server knows no ranges.
 
     Messages name ``reference``: an address may be signed, and is then as good as a key.
@@ -80,7 +79,7 @@ def opened(url: str, offset: int, reference: str, headers: dict[str, str] | None
         BranchPointUnavailable: the server refuses.
         Broken: it fails.
     """
-    ranged = {"Range": f"bytes={offset}-", **(headers or {})} if offset else {}
+    ranged = {"Range": f"bytes={offset}-"} if offset else {}
     response = _asked("GET", url, ranged)
     if response.status_code == 416:
         response.close()

@@ -24,6 +24,8 @@ class FileServer:
         """How often ``status`` is answered; None: for good."""
         self.most: int | None = None
         """Bytes after which it cuts an answer off."""
+        self.lengths = True
+        """Whether an answer says how long it is, so that its end is told from a break."""
         self.stall = 0.0
         """Seconds that it waits before the second half of an answer."""
         self.pause = 0.0
@@ -83,13 +85,17 @@ class _Handler(BaseHTTPRequestHandler):
         facts = path.stat()
         size, tag = facts.st_size, f'"{facts.st_mtime_ns:x}"'
         start, status = 0, 200
-        if ranged and told.ranges and self.headers.get("If-Range", tag) == tag:
+        if ranged and told.ranges:
             start, status = int(ranged.removeprefix("bytes=").rstrip("-")), 206
         if start >= size > 0:
             return self._bare(416)
         self.send_response(status)
         self.send_header("ETag", tag)
-        self.send_header("Content-Length", str(size - start))
+        if told.lengths or not body:
+            self.send_header("Content-Length", str(size - start))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.end_headers()

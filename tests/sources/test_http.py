@@ -84,6 +84,27 @@ def test_what_breaks_off_goes_on_where_it_was(server: FileServer, cache: Path) -
     assert server.sent[NAME] < SIZE * 1.1
 
 
+def test_an_end_that_comes_too_early_is_a_break(server: FileServer, cache: Path) -> None:
+    server.most, server.lengths = 2_000_000, False
+    assert same(fetch(server.url(NAME), cache).path, server)
+    assert len(server.gets(NAME)) == 2
+
+
+def test_a_file_that_changes_meanwhile_is_not_taken(server: FileServer, cache: Path) -> None:
+    """A half of the old one and a half of the new one would have the right length."""
+    server.pause = 0.02
+    [other] = _started(1, server.url(NAME), cache)
+    while server.sent[NAME] < SIZE / 4:
+        time.sleep(0.01)
+    (server.root / "new").write_bytes(os.urandom(SIZE))
+    (server.root / "new").replace(server.root / NAME)
+    other.join()
+    assert other.exitcode == 1
+    assert not list(cache.glob("objects/*"))
+    server.pause = 0.0
+    assert same(fetch(server.url(NAME), cache).path, server)
+
+
 def test_a_server_without_ranges_begins_again(server: FileServer, cache: Path) -> None:
     server.ranges, server.most = False, 1_000_000
     assert "the connection broke off, 4 times" in why(server, cache)
