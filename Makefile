@@ -38,6 +38,8 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.restoring
 	$(PY) -m benchmarks.submitting
 	$(PY) -m benchmarks.tracking
+	$(PY) -m benchmarks.fetching
+	$(PY) -m benchmarks.uploading
 	$(PY) -m benchmarks.compare
 	$(PY) -m benchmarks.reporting
 

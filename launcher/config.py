@@ -29,7 +29,8 @@ class BranchConfig:
     from_run: str | None = None
     """The trunk: a run's id, its directory, or an unambiguous prefix of its id."""
     from_checkpoint: str | None = None
-    """A checkpoint file, or a directory that holds checkpoints, instead of a run."""
+    """A checkpoint file, a directory that holds checkpoints, or where they lie elsewhere:
+    ``wandb://entity/project/name:version``, ``mlflow://run_id/path``, ``https://``, ``s3://``, ..."""
     name: str | None = None
     """Name of the branch point in the group's name; default: the checkpoint's own name."""
     restore: str = "full"
@@ -104,6 +105,11 @@ class CheckpointConfig:
     """Metric (``val/token_accuracy``) by which the best checkpoint so far also stays; ``null``: none."""
     best_mode: str = "max"
     """``max`` or ``min``: which direction of ``best_metric`` is better."""
+    artifact: str = "none"
+    """Which become artifacts in W&B: ``none``, ``last`` (at the run's end), ``best`` (each that is best so
+    far), ``all``, or ``pinned`` (at the run's end)."""
+    artifact_by: str = "copy"
+    """``copy``: uploaded; ``reference``: W&B is told the path, on a file system that others see as well."""
 
 
 @dataclass
@@ -196,6 +202,8 @@ class FanoutConfig:
     """Check everything and show what would be launched, and launch nothing."""
     point: str | None = None
     """Set by the sweeper: the branch point as PATH@SHA256, the same for all siblings."""
+    source: str | None = None
+    """Set by the sweeper: where that was fetched from, with a version instead of ``latest``."""
     repeat: int = 1
     """Set by the sweeper: which one of several runs of the same signature this is."""
     id: str | None = None
@@ -219,6 +227,8 @@ class PathsConfig:
 
     outputs: str = "multirun_outputs"
     """Directory of all runs, relative to the working directory."""
+    cache: str | None = None
+    """Directory of what was fetched from elsewhere, once for all runs; default: ``.cache`` in ``outputs``."""
 
 
 @dataclass

@@ -47,6 +47,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def artifacts(self) -> Path:
+        """Which checkpoints are in W&B, under which names."""
+        return self.path / "artifacts.json"
+
+    @property
     def leases(self) -> Path:
         """One directory for each start's fencing token; see :mod:`launcher.lease`."""
         return self.path / ".lease"

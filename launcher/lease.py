@@ -73,6 +73,11 @@ class Holder:
         return f"process {self.process.pid} on {self.process.host}{job}, since {self.time}"
 
 
+def newest_token(directory: RunDirectory) -> int:
+    """The newest token that anybody took; 0 if nobody ever did."""
+    return _newest(directory.leases) or 0
+
+
 def holder(directory: RunDirectory) -> Holder | None:
     """Who has the newest token of a run; None if nobody ever had one."""
     token = _newest(directory.leases)
@@ -104,7 +109,12 @@ class Lease:
     """
 
     def __init__(
-        self, directory: RunDirectory, time_now: str, job_id: str | None = None, restarts: int = 0
+        self,
+        directory: RunDirectory,
+        time_now: str,
+        job_id: str | None = None,
+        restarts: int = 0,
+        only_after: int | None = None,
     ) -> None:
         """Take the next token; from here on no older process can write.
 
@@ -113,9 +123,11 @@ class Lease:
             time_now: ISO 8601, UTC; for people.
             job_id: the SLURM job that this process runs in.
             restarts: how often SLURM has started that job again.
+            only_after: the token that the last holder had. Of several that find it dead one takes its place.
 
         Raises:
             OSError: the directory cannot be written.
+            Superseded: somebody else took the place of the holder of ``only_after``.
         """
         self._root = directory.leases
         self._run = directory.path
@@ -131,17 +143,21 @@ class Lease:
             restarts=restarts,
             time=time_now,
         )
-        self.token, self._place = self._taken()
+        self.token, self._place = self._taken(only_after)
         self._move_older_away()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
-    def _taken(self) -> tuple[int, Path]:
+    def _taken(self, only_after: int | None) -> tuple[int, Path]:
         """The token that no other start has, and its directory."""
         new = self._root / f"new-{uuid.uuid4().hex}"
         new.mkdir()
         while True:
             token = (_newest(self._root) or 0) + 1
+            if only_after not in (None, token - 1):
+                shutil.rmtree(new, ignore_errors=True)
+                where, found = str(self._run), f"start {token - 1}"
+                raise Superseded("Another process was faster.", where=where, found=found)
             self._holder = replace(self._holder, token=token)
             (new / _LEASE).write_text(json.dumps(asdict(self._holder)), encoding="utf-8")
             place = self._root / str(token)

@@ -50,6 +50,9 @@ class Parent:
         """The run that wrote the checkpoint; of a foreign one, its file or directory."""
         return self.run or Path(self.checkpoint).name
 
+    source: str | None = None
+    """Where the checkpoint was fetched from (``wandb://entity/project/name:v3``); None: it lay here."""
+
 
 @dataclass(frozen=True)
 class Start:

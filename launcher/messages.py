@@ -15,6 +15,13 @@ class _PresentStderr(logging.Handler):
         print(self.format(record), file=sys.stderr)
 
 
+def print_in_red(text: str) -> None:
+    """What nobody may overlook, on stderr."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, markup=False).print(text, style="bold red")
+
+
 def log_to_stderr() -> None:
     """One readable line for each message of the launcher; libraries' warnings only."""
     warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")

@@ -25,15 +25,19 @@ from launcher.launchers.jobs.job import SlurmJob, current_job
 from launcher.layout import RunDirectory
 from launcher.lease import Lease, Superseded, holder
 from launcher.lineage import Origin, Start, State, branched_steps, utc_now
+from launcher.publishing import Publishing
 from launcher.report.progress_bar import ProgressBar
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
+from launcher.trackers.wandb.artifacts import uploaded
 from launcher.training.progress import Progress
 from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
+
+WANDB = "wandb://"
 
 
 class Recording:
@@ -79,8 +83,9 @@ class Recording:
         metrics = MetricsFile(directory.metrics, self.lease.aside)
         self._trackers = Trackers(metrics, trackers_of(self.plan.config.tracker))
         self._writer = CheckpointWriter(
-            directory.checkpoints, self.plan.config.checkpoint, self._branched_from, self.lease.aside
+            directory.checkpoints, self.plan.config.checkpoint, self._needed, self.lease.aside
         )
+        self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
 
     def _refuse_second(self, directory: RunDirectory) -> None:
@@ -111,6 +116,7 @@ class Recording:
         said = self.record.trackers.items()
         self.record.trackers = {name: value for name, value in said if not name.endswith("_dropped")}
         self._trackers.start(self._identity(resumed=origin == "own checkpoint"))
+        self._publishing.start()
         self._write_record()
         self._bar.start(step)
 
@@ -133,6 +139,7 @@ class Recording:
         assert self._trainer is not None
         progress = self._trainer.live.progress
         self._trackers.sync()
+        self._publishing.saving(progress.step, self.record.metrics)
         self._writer.save(self._trainer.state_dict(), self._about(progress))
         self._note_saved()
         self._write_record()
@@ -141,6 +148,7 @@ class Recording:
         """Fail the run if a write failed meanwhile."""
         assert self._trainer is not None
         self._writer.check()
+        self._publishing.saved(self._writer.saved)
         step = self._trainer.live.progress.step
         self.lease.note(step, self.plan.end_step)
         if step == self.record.starts[-1].step + 1:
@@ -184,6 +192,8 @@ class Recording:
     def _end(self, state: State, error: str | None) -> None:
         self._bar.stop()
         self._note_saved()
+        self._publishing.saved(self._writer.saved)
+        self._publishing.end(finished=state == "finished")
         ended: Ended = "finished" if state == "finished" else "failed" if state == "failed" else "interrupted"
         self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step})
         self.record.state = state
@@ -204,8 +214,9 @@ class Recording:
             self.lease.aside()  # A write that a newer start made impossible says so.
             raise disk_error(error, self.plan.directory.record) from error
 
-    def _branched_from(self) -> set[int]:
-        return branched_steps(Path(self.plan.config.paths.outputs), self.plan.id)
+    def _needed(self) -> set[int]:
+        """Steps that some run branched from, or whose checkpoints are on their way to a tracker."""
+        return branched_steps(Path(self.plan.config.paths.outputs), self.plan.id) | self._publishing.under_way
 
     def _about(self, progress: Progress) -> About:
         assert self._trainer is not None
@@ -245,7 +256,18 @@ class Recording:
             last_logged_step=self._trackers.metrics.last_step,
             trunk=self._trunk_values(),
             forks_at=self._forks_at(),
+            input=self._input(),
         )
+
+    def _input(self) -> str | None:
+        """The branch point as an artifact in W&B: fetched from there, or kept there by its trunk."""
+        parent, point = self.record.parent, self.plan.point
+        if parent is None:
+            return None
+        if parent.source is not None:
+            return parent.source.removeprefix(WANDB) if parent.source.startswith(WANDB) else None
+        there = uploaded(point.run.directory) if point is not None and point.run is not None else {}
+        return name if ":" in (name := there.get(parent.step, "")) else None
 
     def _trunk_values(self) -> TrunkValues | None:
         point = self.plan.point

@@ -12,6 +12,7 @@ import torch
 
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
+from launcher.branch.naming import from_scratch
 from launcher.branch.plan import Plan, plan
 from launcher.branch.preflight import (
     changed_data,
@@ -31,8 +32,9 @@ from launcher.config import Config
 from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
 from launcher.launchers.sibling import failed_sibling
+from launcher.layout import SCRATCH
 from launcher.lineage import Origin, Run, read_run
-from launcher.messages import log_to_stderr
+from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
 from launcher.training.device import choose_device, device_type, environment, prepare_process
@@ -169,6 +171,8 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
             found=plan.unavailable,
             do="bring either back; a branch never begins from nothing",
         )
+    if plan.kind == SCRATCH and own is None:
+        print_in_red(from_scratch(plan.id, plan.unavailable))
     if own is None:
         check = preflight if plan.config.fanout.id is None else recheck
         findings = check(plan, environment(device))

@@ -17,6 +17,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "branch.schedule": ("keep", "restart"),
     "branch.require": ("exact", "state", "weights"),
     "branch.on_unavailable": ("error", "scratch"),
+    "checkpoint.artifact": ("none", "last", "best", "all", "pinned"),
+    "checkpoint.artifact_by": ("copy", "reference"),
     "checkpoint.best_mode": ("max", "min"),
     "device": ("auto", "cpu", "cuda"),
     "fanout.if_exists": ("resume", "rerun", "error"),
@@ -56,6 +58,12 @@ def validate(config: Any) -> None:
             )
     for key in _NAMES:
         _check_text(key, value_at(config, key))
+    if config.checkpoint.artifact == "best" and config.checkpoint.best_metric is None:
+        raise ConfigError(
+            "checkpoint.artifact=best has no metric to go by.",
+            found="checkpoint.best_metric=null",
+            do="name one: checkpoint.best_metric=val/token_accuracy",
+        )
     _validate_branch(config.branch)
 
 
@@ -82,18 +90,19 @@ _SMALLEST: Mapping[str, float] = {
 
 
 _LARGEST: Mapping[str, int] = {"seed": 2**32 - 1, "threads": 4096, "launch.nproc": 4096}
-_NAMES = ("paths.outputs", "branch.name", "branch.from_checkpoint", "tracking.group")
+_NAMES = ("paths.outputs", "paths.cache", "branch.name", "branch.from_checkpoint", "tracking.group")
 
 
 def _check_text(key: str, value: str | None) -> None:
     """A name or a path: not empty, and no part of it longer than a file system takes."""
     if value is None:
         return
-    if not value.strip() or "\0" in value or any(len(part.encode()) > 200 for part in value.split("/")):
+    longest = 2000 if "://" in value else 200  # A URL may be signed.
+    if not value.strip() or "\0" in value or any(len(part.encode()) > longest for part in value.split("/")):
         raise ConfigError(
             f"{key} is no name or path.",
             found=f"{key}={value[:60]!r}" + ("…" if len(value) > 60 else ""),
-            expected="at least one character, and at most 200 between two slashes",
+            expected=f"at least one character, and at most {longest} between two slashes",
         )
 
 

@@ -219,7 +219,7 @@ class TestScratch:
         assert run.directory.path.parent.name == "scratch"
         assert run.record.parent is None
         assert run.record.start_step == 0
-        assert "from-scratch" in run.record.tags
+        assert "fallback-from-scratch" in run.record.tags
         assert "from-checkpoint" not in run.record.tags
         [finding] = run.record.findings
         assert finding["level"] == "warning"

@@ -339,3 +339,22 @@ class WithoutPackage:
 
     def __call__(self) -> None:
         sys.modules[self.name] = None  # type: ignore[assignment]
+
+
+def hasty_uploads() -> None:
+    """Have a checkpoint that a tracker did not take tried again at once."""
+    from launcher.trackers.wandb import artifacts
+
+    artifacts.PAUSES = (0.01, 0.01, 0.01)  # type: ignore[assignment]
+
+
+def pin_at(step: int, outputs: str, pinned: int) -> None:
+    """Somebody pins a checkpoint of the branch while it is at a step."""
+    writers = _writers()
+
+    def pin() -> None:
+        writers[-1].wait()
+        [checkpoint] = Path(outputs).glob(f"*experiments/*/checkpoints/checkpoint_step_{pinned}.pt")
+        checkpoint.with_suffix(".pin").touch()
+
+    _once_at(step, pin)

@@ -35,10 +35,17 @@ WIDE = {"COLUMNS": "400"}
 Prepare = Callable[[], object]
 """Done in the process before it starts; a function of tests/tiny_faults.py or a partial of one."""
 
-_context = multiprocessing.get_context("forkserver")
-PRELOADED = ["launcher.entry", "launcher.cli", "tests.tiny_process", "tests.tiny_faults", "torch._dynamo"]
+PROCESSES = multiprocessing.get_context("forkserver")
+PRELOADED = [
+    "launcher.entry",
+    "launcher.cli",
+    "launcher.sources.fetch",
+    "tests.tiny_process",
+    "tests.tiny_faults",
+    "torch._dynamo",
+]
 """What takes long to import, and computes nothing."""
-_context.set_forkserver_preload(PRELOADED)
+PROCESSES.set_forkserver_preload(PRELOADED)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Tiny:
         streams = tempfile.TemporaryDirectory()
         arguments = (module, list(overrides), {**WIDE, **(environment or {})}, list(prepare), streams.name)
         # A test that fails does not wait for it.
-        process = _context.Process(target=_child, args=arguments, daemon=True)
+        process = PROCESSES.Process(target=_child, args=arguments, daemon=True)
         process.start()
         return Started(process, streams)
 

@@ -12,7 +12,7 @@ FACTOR_NODES = ("model", "data", "loss", "curriculum", "optimizer", "scheduler")
 
 def tags(plan: Plan) -> tuple[str, ...]:
     """``from-checkpoint``, the factors' labels, what was chosen by name, and the user's own."""
-    origin = {"trunk": (), "branch": ("from-checkpoint",), "scratch": ("from-scratch",)}[plan.kind]
+    origin = {"trunk": (), "branch": ("from-checkpoint",), "scratch": ("fallback-from-scratch",)}[plan.kind]
     chosen = [
         label
         for node in plan.declared.nodes
@@ -38,7 +38,7 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
     told["stream"] = plan.stream
     told["comparison_to_run"] = comparison(plan)
     if plan.point is not None:
-        told["branched_from_checkpoint"] = str(plan.point.checkpoint)
+        told["branched_from_checkpoint"] = plan.point.source or str(plan.point.checkpoint)
         told["branched_from_step"] = plan.point.manifest.step
         told["branched_from_run"] = None if plan.point.foreign else plan.point.run_id
         told["branched_from_format"] = plan.point.format

@@ -14,6 +14,15 @@ from launcher.errors import ConfigError
 from launcher.layout import SCRATCH, TRUNKS, RunDirectory, legal_name
 
 
+def from_scratch(name: str, why: str | None) -> str:
+    """What is said of a run that trains from scratch because its branch point cannot be had."""
+    lines = (why or "").splitlines()
+    return (
+        f"{name} is trained FROM SCRATCH (branch.on_unavailable=scratch), outside the branch's group: "
+        f"{lines[0] if lines else 'there is no branch point'}"
+    )
+
+
 def typed_leaves(declared: Declared, config: Config) -> dict[str, tuple[Any, Any]]:
     """Everything that was said of what is computed, as differences from nothing."""
     compared = differences({}, plain(config))

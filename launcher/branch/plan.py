@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from launcher.branch.naming import (
     run_directory,
     typed_leaves,
 )
-from launcher.branch.resolve import BranchPoint, resolve, taken_over
+from launcher.branch.resolve import BranchPoint, cache_of, resolve, taken_over
 from launcher.branch.stream import in_stream_0, stream_of
 from launcher.branch.undeclared import refuse_undeclared
 from launcher.checkpoint.store import checkpoints
@@ -86,7 +87,7 @@ def plan(
     config: Config,
     declared: Declared,
     environment: Mapping[str, str] = os.environ,
-    point: BranchPoint | None = None,
+    point: BranchPoint | BranchPointUnavailable | None = None,
 ) -> Plan:
     """Find out what the run is.
 
@@ -94,7 +95,7 @@ def plan(
         config: the run's.
         declared: what was said on purpose.
         environment: for the names that trackers' variables give.
-        point: the branch point, where it is known already.
+        point: the branch point, or why it cannot be had, where that is known already.
 
     Raises:
         BranchPointUnavailable: the branch point cannot be had, and nothing was said for that case.
@@ -118,7 +119,10 @@ def plan(
 
 
 def _planned(
-    config: Config, declared: Declared, environment: Mapping[str, str], point: BranchPoint | None
+    config: Config,
+    declared: Declared,
+    environment: Mapping[str, str],
+    point: BranchPoint | BranchPointUnavailable | None,
 ) -> Plan:
     if not config.branch.asked:
         return _from_nothing("trunk", config, declared, None, environment)
@@ -127,12 +131,14 @@ def _planned(
         unavailable = "The branch point could not be had when the siblings were launched."
         return _from_nothing("scratch", config, declared, unavailable, environment)
     try:
+        if isinstance(point, BranchPointUnavailable):
+            raise copy.copy(point)
         if point is None:
             outputs = Path(config.paths.outputs)
             point = (
-                taken_over(handed, config.branch)
+                taken_over(handed, config.branch, config.fanout.source)
                 if handed
-                else resolve(config.branch, outputs, declared.overrides)
+                else resolve(config.branch, outputs, declared.overrides, cache_of(config.paths))
             )
     except BranchPointUnavailable as error:
         if (own := _own_run(config)) is not None:

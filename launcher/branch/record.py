@@ -41,6 +41,7 @@ def new_record(
             metrics=dict(manifest.about.metrics),
             format=plan.point.format,
             missing=list(plan.point.missing),
+            source=plan.point.source,
         )
     return RunRecord(
         id=plan.id,

@@ -12,10 +12,11 @@ from launcher.checkpoint.formats.own import Own
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
-from launcher.config import BranchConfig
+from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
 from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
 from launcher.lineage import Run, find_run, read_run, read_runs
+from launcher.sources.fetch import Fetched, artifact_name, fetch, lies_elsewhere
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class BranchPoint:
     """What wrote it; see :mod:`launcher.checkpoint.formats`."""
     foreign: bool = False
     """Whether it does not tell its run's config: another program wrote it, or it was converted."""
+    source: str | None = None
+    """Where it was fetched from, with everything resolved that can move; None: it lies on this machine."""
 
     @property
     def run_id(self) -> str:
@@ -53,26 +56,34 @@ def handed_on(point: BranchPoint) -> str:
     return f"{point.checkpoint.resolve()}@{point.manifest.sha256}"
 
 
-def taken_over(handed: str, branch: BranchConfig) -> BranchPoint:
-    """The branch point that the sweeper resolved once for all siblings.
+def taken_over(handed: str, branch: BranchConfig, source: str | None = None) -> BranchPoint:
+    """The branch point that the sweeper resolved once for all siblings, and where it had fetched it from.
 
     Raises:
         BranchPointUnavailable: it is not there any more, or it is not what it was.
     """
     path, _, sha256 = handed.rpartition("@")
     try:
-        return _point(Path(path), replace(branch, sha256=sha256), ())
+        return _point(Path(path), replace(branch, sha256=sha256), (), source)
     except CheckpointError as failure:
         raise _unavailable(failure) from failure
 
 
-def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> BranchPoint:
+def cache_of(paths: PathsConfig) -> Path:
+    """The directory of what was fetched from elsewhere."""
+    return Path(paths.cache) if paths.cache is not None else Path(paths.outputs) / ".cache"
+
+
+def resolve(
+    branch: BranchConfig, outputs: Path, typed: Sequence[str] = (), cache: Path | None = None
+) -> BranchPoint:
     """The branch point that ``branch`` names, from the first place that has it.
 
     Args:
         branch: what was asked for.
         outputs: directory of all runs.
         typed: the command line's overrides, for the commands in messages.
+        cache: see :func:`cache_of`; by default that of ``outputs``.
 
     Raises:
         BranchPointUnavailable: no place has it, or the digest is not the one that was asked for.
@@ -80,14 +91,19 @@ def resolve(branch: BranchConfig, outputs: Path, typed: Sequence[str] = ()) -> B
     failures: list[LauncherError] = []
     places = [branch.from_checkpoint, *branch.mirrors]
     for place in places:
+        found: Fetched | None = None
         try:
-            if place is not None:
+            if place is not None and lies_elsewhere(place):
+                found = fetch(place, cache or outputs / ".cache", branch.from_step)
+                checkpoint = _in_reachable_place(str(found.path), branch.from_step)
+            elif place is not None:
                 checkpoint = _in_reachable_place(place, branch.from_step)
             elif branch.from_run is not None or branch.from_step is not None:
                 checkpoint = _in_runs(branch, outputs, typed)
             else:
                 continue
-            return _point(checkpoint, branch, tuple(map(_told, failures)))
+            source = None if found is None else found.exact
+            return _point(checkpoint, branch, tuple(map(_told, failures)), source)
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
             failures.append(failure)
     if len(failures) == 1:
@@ -112,7 +128,9 @@ def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
     )
 
 
-def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...]) -> BranchPoint:
+def _point(
+    checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...], source: str | None = None
+) -> BranchPoint:
     manifest = branch_point_manifest(checkpoint, branch)
     if branch.sha256 is not None and manifest.sha256 != branch.sha256:
         raise BranchPointUnavailable(
@@ -125,8 +143,8 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
         )
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
-    named = branch.name or checkpoint.name
-    if branch.name is None and step_in_name(checkpoint.name) not in (None, manifest.step):
+    named = branch.name or artifact_name(source) or checkpoint.name
+    if named == checkpoint.name and step_in_name(checkpoint.name) not in (None, manifest.step):
         # Some number their checkpoints and not their steps.
         named = f"{checkpoint.stem}-at"
     form = recognise(checkpoint)
@@ -135,6 +153,7 @@ def _point(checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...])
         manifest=manifest,
         run=run,
         group=group_name(named, manifest.step),
+        source=source,
         passed_over=passed_over,
         format=form.name if form is not None else Own.name,
         foreign=not manifest.about.config,
@@ -163,10 +182,7 @@ def _in_reachable_place(place: str, step: int | None) -> Path:
 
 
 def _in_place(place: Path, step: int | None) -> Path:
-    """The checkpoint in a file or a directory.
-
-    This is the seam for further sources: whatever fetches a checkpoint gives such a path.
-    """
+    """The checkpoint in a file or a directory; :mod:`launcher.sources` gives such a path."""
     if place.is_file():
         found = checkpoint_step(place.name)
         if step is not None and found is not None and found != step:

@@ -11,7 +11,7 @@ from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
 from launcher.branch.preflight import changed_data, preflight
-from launcher.branch.resolve import BranchPoint, resolve
+from launcher.branch.resolve import BranchPoint, cache_of, resolve
 from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, Config
@@ -125,20 +125,20 @@ class _Points:
     def __init__(self) -> None:
         self._known: dict[bytes, BranchPoint | BranchPointUnavailable] = {}
 
-    def of(self, config: Config, declared: Declared) -> BranchPoint | None:
-        """The branch point of a sibling; None where it has none or none can be had."""
+    def of(self, config: Config, declared: Declared) -> BranchPoint | BranchPointUnavailable | None:
+        """The branch point of a sibling, or why it cannot be had; None where it has none."""
         branch = config.branch
         if not branch.asked:
             return None
         key = _place(branch, config.paths.outputs)
         if key not in self._known:
             try:
-                self._known[key] = resolve(branch, Path(config.paths.outputs), declared.overrides)
+                outputs, cache = Path(config.paths.outputs), cache_of(config.paths)
+                self._known[key] = resolve(branch, outputs, declared.overrides, cache)
             except BranchPointUnavailable as error:
                 self._known[key] = error
-        point = self._known[key]
-        # What that means for this sibling, the plan finds out: it may go on from its own checkpoint.
-        return point if isinstance(point, BranchPoint) else None
+        # What a failure means for this sibling, the plan finds out: it may go on from its own checkpoint.
+        return self._known[key]
 
 
 def _place(branch: BranchConfig, outputs: str) -> bytes:

@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from rich.console import Console
 
 from launcher.branch.command import command
+from launcher.branch.naming import from_scratch
 from launcher.config import FanoutConfig
 from launcher.errors import LauncherError, PreflightFailed
 from launcher.fanout.check import Candidate
@@ -26,7 +27,8 @@ from launcher.fanout.written import (
 )
 from launcher.findings import finding_of, render_findings
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling, SiblingLauncher
-from launcher.layout import RunDirectory
+from launcher.layout import SCRATCH, RunDirectory
+from launcher.messages import print_in_red
 
 log = logging.getLogger("launcher.fanout")
 
@@ -42,6 +44,9 @@ def show(candidates: Sequence[Candidate]) -> None:
 
 def print_findings(candidates: Sequence[Candidate]) -> None:
     """Show what was found about siblings, if anything, on stderr."""
+    for one in candidates:
+        if one.plan is not None and one.plan.kind == SCRATCH:
+            print_in_red(from_scratch(one.plan.id, one.plan.unavailable))
     if (table := findings_by_sibling(candidates)) is not None:
         width = max(Console(stderr=True).width, 120)
         Console(stderr=True, highlight=False, width=width).print(table)

@@ -50,6 +50,7 @@ def _synced(outputs: Path, runs: Sequence[Run], rewind: bool) -> Iterator[Synced
                 project=settings.get("project"),
                 entity=settings.get("entity"),
                 trunk=_trunk(outputs, run),
+                input=settings.get("input") if "input_lacks" in settings else None,
             ),
             rewind,
         )

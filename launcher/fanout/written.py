@@ -52,7 +52,8 @@ def launched_config(one: Candidate, fanout: Fanout) -> Config:
     if planned.group_source == "WANDB_RUN_GROUP":
         # Where the sibling starts, the variable may have another value.
         tracking = replace(tracking, group=planned.group)
-    handed = replace(config.fanout, id=fanout.id, point=point, if_exists="resume")
+    source = planned.point.source if planned.point else None
+    handed = replace(config.fanout, id=fanout.id, point=point, source=source, if_exists="resume")
     return replace(config, fanout=handed, tracking=tracking)
 
 
@@ -63,6 +64,8 @@ def handed_overrides(config: Config) -> list[str]:
     said.append(f"fanout.stop_on_failure={str(fanout.stop_on_failure).lower()}")
     if fanout.point is not None:
         said.append(override("fanout.point", fanout.point))
+    if fanout.source is not None:
+        said.append(override("fanout.source", fanout.source))
     if config.tracking.group is not None:
         said.append(override("tracking.group", config.tracking.group))
     if config.launch.nproc != 1:
@@ -161,7 +164,12 @@ def _sibling(one: Candidate) -> dict[str, Any]:
         "signature": one.plan.signature,
         "branch_point": None
         if point is None
-        else {"run": point.run_id, "step": point.manifest.step, "sha256": point.manifest.sha256},
+        else {
+            "run": point.run_id,
+            "step": point.manifest.step,
+            "sha256": point.manifest.sha256,
+            "source": point.source,
+        },
         "swept": list(one.swept),
         "differences": {key: list(pair) for key, pair in one.plan.differences.items()},
         "command": command(one.overrides),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -49,6 +49,22 @@ class RunIdentity:
     """The trunk's values at the branch's steps; None: a trunk, or its metrics are not here."""
     forks_at: tuple[str, int, int] | None = None
     """Of a branch: its trunk's id, and the branch point's step in the trunk's numbering and in its own."""
+    input: str | None = None
+    """Of a branch whose branch point is an artifact in W&B: ``entity/project/name:version``."""
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint:
+    """A checkpoint that a tracker is to keep as an artifact."""
+
+    path: Path
+    """The state's file; its manifest lies beside it. Neither changes."""
+    step: int
+    aliases: tuple[str, ...]
+    by: str
+    """``copy`` or ``reference``; see :class:`launcher.config.CheckpointConfig`."""
+    done: Callable[[], object]
+    """Called when the file is needed no longer, whether it was taken or not."""
 
 
 class Tracker(Protocol):
@@ -56,7 +72,9 @@ class Tracker(Protocol):
 
     It may raise anything anywhere: :class:`launcher.trackers.worker.Worker` warns once, stops using
     it, and training goes on. It lives in a thread of its own, where ``start`` is called first; ``abandon``
-    comes from another one. A tracker may have a mapping ``facts``, which is put into the run record.
+    comes from another one. A tracker may have a mapping ``facts``, which is put into the run record, and a
+    method ``keep`` that takes a :class:`KeptCheckpoint`; ``patience`` is then how many seconds more it may
+    take to finish.
     """
 
     @property

@@ -76,7 +76,7 @@ class MlflowTracker:
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns its page, or the database that ``mlflow ui`` takes."""
         uri = self._uri()
-        client = _client(uri)
+        client = new_client(uri)
         experiment = self._experiment(client, identity, uri)
         run = _own(client, experiment, identity) or client.create_run(
             experiment, run_name=identity.name, tags={RUN_ID: identity.id}
@@ -171,7 +171,8 @@ class MlflowTracker:
         self._held.clear()
 
 
-def _client(uri: str) -> MlflowClient:
+def new_client(uri: str) -> MlflowClient:
+    """A client that does not go on for minutes where its server is gone."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow.telemetry

@@ -14,7 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from launcher.config import TrackerConfig
-from launcher.trackers.base import RunIdentity, State, Tracker
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import STEP, MetricsFile
 from launcher.trackers.mlflow import MlflowTracker
 from launcher.trackers.tensorboard import TensorboardTracker
@@ -88,6 +88,11 @@ class Trackers:
         for worker in self._workers:
             worker.log(step, numbers)
         return True
+
+    def keep(self, kept: KeptCheckpoint) -> None:
+        """Hand a checkpoint to the tracker that keeps such, if there is one."""
+        keeper = next((worker for worker in self._workers if worker.keeps), None)
+        kept.done() if keeper is None else keeper.keep(kept)
 
     def sync(self) -> None:
         """Have the logged lines on disk; called before a checkpoint is published."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from launcher.trackers.base import RunIdentity, State, Tracker
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 
 log = logging.getLogger("launcher.trackers")
 
@@ -58,6 +58,11 @@ class Worker:
         return dict(getattr(self.tracker, "facts", {}))
 
     @property
+    def keeps(self) -> bool:
+        """Whether the tracker takes checkpoints."""
+        return hasattr(self.tracker, "keep")
+
+    @property
     def failed(self) -> bool:
         """Whether the tracker was given up."""
         return not self._alive
@@ -92,9 +97,23 @@ class Worker:
                 step,
             )
 
+    def keep(self, kept: KeptCheckpoint) -> None:
+        """Hand over a checkpoint, to a tracker that keeps them."""
+        try:
+            if self._alive:
+                self._waiting.put_nowait(("keep", LOG_SECONDS, partial(self.tracker.keep, kept)))  # type: ignore[attr-defined]
+                return
+        except queue.Full:
+            log.warning("%s is slower than training: it does not get %s.", self.name, kept.path.name)
+        kept.done()
+
+    def _finish_seconds(self, state: State) -> float:
+        more = getattr(self.tracker, "patience", 0.0) if state == "finished" else 0.0
+        return FINISH_SECONDS[state] + more
+
     def finish(self, state: State, summary: Mapping[str, Any]) -> None:
         """Have the tracker end the run once nothing waits any more; see :meth:`wait`."""
-        self._last = ("finish", FINISH_SECONDS[state], partial(self.tracker.finish, state, summary))
+        self._last = ("finish", self._finish_seconds(state), partial(self.tracker.finish, state, summary))
         self._wake()
 
     def wait(self, state: State, since: float) -> None:
@@ -104,11 +123,11 @@ class Worker:
             state: how it ended.
             since: when the trackers were told, of :func:`time.monotonic`.
         """
-        deadline = since + FINISH_SECONDS[state]
+        deadline = since + self._finish_seconds(state)
         while self._alive and self._thread.is_alive() and not self._overdue() and time.monotonic() < deadline:
             self._thread.join(0.01)
         if self._alive and self._thread.is_alive():
-            self._give_up_on_time(FINISH_SECONDS[state])
+            self._give_up_on_time(self._finish_seconds(state))
         self._let_go()
 
     def leave(self) -> None:

@@ -22,6 +22,10 @@ Fields = Mapping[str, Any]
 """Field to value, or to a function that is called with the field's arguments."""
 
 
+IMPLEMENTS = "__implements"
+"""Where a value says of which interfaces its type is."""
+
+
 class NotModelled(Exception):
     """The client asked for something that the stand-in does not have."""
 
@@ -71,7 +75,7 @@ class _Walk:
         return found
 
     def _applies(self, condition: str, fields: Fields) -> bool:
-        return condition == fields.get("__typename", condition)
+        return condition in (fields.get("__typename", condition), *fields.get(IMPLEMENTS, ()))
 
     def _included(self, node: Any) -> bool:
         for directive in node.directives or ():

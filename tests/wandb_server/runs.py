@@ -124,10 +124,11 @@ class StoredRun:
 class Runs:
     """All runs, and the fields that ask for them."""
 
-    def __init__(self, sweep: Callable[[str], Fields | None]) -> None:
-        """``sweep``: what a project has of one, by name."""
+    def __init__(self) -> None:
         self.stored: dict[tuple[str, str, str], StoredRun] = {}
-        self._sweep = sweep
+        self.more_of_a_project: Callable[[str, str], dict[str, Any]] = lambda entity, project: {}
+        """Further fields of a project and of a run, such as those about artifacts."""
+        self.more_of_a_run: Callable[[StoredRun], dict[str, Any]] = lambda run: {}
 
     def find(self, entity: str | None, project: str, run: str) -> StoredRun | None:
         return self.stored.get((entity or ENTITY, project, run))
@@ -213,8 +214,9 @@ class Runs:
         return {
             "__typename": "Project", "id": f"project-{name}", "internalId": "UHJvamVjdDox", "name": name,
             "entity": {"name": entity, "id": entity}, "entityName": entity, "readOnly": False,
-            "bucket": bucket, "run": bucket, "runs": several, "sweep": self._sweep,
+            "bucket": bucket, "run": bucket, "runs": several,
             "runCount": lambda filters=None: several(filters)["totalCount"],
+            **self.more_of_a_project(entity, project),
         }  # fmt: skip
 
     def _bucket(self, run: StoredRun) -> Fields:
@@ -241,6 +243,7 @@ class Runs:
             "sampledHistory": lambda specs: [_sampled(run, json.loads(spec)) for spec in specs],
             "parquetHistory": lambda liveKeys: {"parquetUrls": [], "liveData": run.history},
             "files": lambda **_: {"edges": [{"node": {"name": name}} for name in run.files]},
+            **self.more_of_a_run(run),
         }  # fmt: skip
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import unquote
 
 from graphql import GraphQLError
 
+from tests.wandb_server.artifacts import Artifacts
 from tests.wandb_server.graph import NotModelled, answer
 from tests.wandb_server.runs import Refused, Runs, StoredRun
 from tests.wandb_server.sweeps import Sweeps
@@ -27,7 +32,8 @@ KEY = "0123456789" * 4
 class Fault:
     """What the server does instead of answering."""
 
-    does: Literal["status", "hang", "close", "slow"]
+    does: Literal["status", "hang", "close", "slow", "truncate"]
+    """``truncate`` is for downloads: half of what is left to send, and no more."""
     status: int = 500
     seconds: float = 0.0
     """``slow``: how long each answer takes."""
@@ -41,11 +47,17 @@ class WandbServer:
     """A server in threads of its own, on a port of its own. Use it as a context manager."""
 
     def __init__(self) -> None:
-        self.sweeps = Sweeps()
-        self.runs = Runs(self.sweeps.find)
-        self.views = Views()
-        self.root: dict[str, Any] = {**self.runs.root(), **self.sweeps.root(), **self.views.root()}
-        """Root fields of GraphQL; what else is to be modelled (artifacts) adds its own."""
+        self.sweeps, self.views = Sweeps(), Views()
+        self.runs = Runs()
+        self.artifacts = Artifacts(self.runs)
+        self.runs.more_of_a_project = self._of_project
+        self.runs.more_of_a_run = self.artifacts.of_run
+        self.root: dict[str, Any] = {
+            **self.runs.root(), **self.artifacts.root(), **self.sweeps.root(), **self.views.root(),
+        }  # fmt: skip
+        """Root fields of GraphQL."""
+        self.sent: Counter[str] = Counter()
+        """Bytes of artifacts' files that were downloaded, by name."""
         self.requests: list[str] = []
         """Paths in the order in which they were asked, as :class:`Fault` has them."""
         self.complaints: list[str] = []
@@ -58,6 +70,9 @@ class WandbServer:
         self._http = _Http(("127.0.0.1", 0), _Handler)
         self._http.stand_in = self
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    def _of_project(self, entity: str, project: str) -> dict[str, Any]:
+        return {**self.artifacts.of_project(entity, project), "sweep": self.sweeps.find}
 
     @property
     def url(self) -> str:
@@ -77,7 +92,7 @@ class WandbServer:
         [found] = [run for run in self.all() if run.id.startswith(prefix)]
         return found
 
-    def misbehave(self, does: Literal["status", "hang", "close", "slow"], **how: Any) -> None:
+    def misbehave(self, does: Literal["status", "hang", "close", "slow", "truncate"], **how: Any) -> None:
         """From now on."""
         with self.lock:
             self._fault = Fault(does, **how)
@@ -169,12 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.path, lambda: self._store(body))
 
     def do_GET(self) -> None:
-        self._answer(self.path, lambda: (404, {"error": "the stand-in has no such page"}))
+        self._answer(self.path, self._download)
 
     def _answer(self, path: str, make: Any) -> None:
         stand_in = self.server.stand_in
         fault = stand_in.fault(path)
-        if fault is not None and fault.does != "slow":
+        if fault is not None and fault.does not in ("slow", "truncate"):
             if fault.does == "hang":
                 stand_in.held()
             if fault.does != "status":
@@ -184,6 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None:
             time.sleep(fault.seconds)
+        self._cut = fault is not None and fault.does == "truncate"
         try:
             with stand_in.lock:
                 status, value = make()
@@ -193,6 +209,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, value)
 
     def _send(self, status: int, value: Any) -> None:
+        if isinstance(value, bytes | Path):
+            self._send_file(value)
+            return
         data = json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -220,7 +239,36 @@ class _Handler(BaseHTTPRequestHandler):
         found.stream(body)
         return 200, {}
 
+    def _download(self) -> tuple[int, Any]:
+        # /download/ARTIFACT/NAME
+        _, kind, artifact, name = unquote(self.path).split("/", 3)
+        found = self.server.stand_in.artifacts.contents(artifact, name) if kind == "download" else None
+        return (404, {"error": "there is no such file"}) if found is None else (200, found)
+
+    def _send_file(self, data: bytes | Path) -> None:
+        size = len(data) if isinstance(data, bytes) else data.stat().st_size
+        ranged = self.headers.get("Range")
+        start = int(ranged.removeprefix("bytes=").rstrip("-")) if ranged else 0
+        self.send_response(206 if ranged else 200)
+        if ranged:
+            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - start))
+        self.end_headers()
+        most = (size - start) // 2 if self._cut else size - start
+        stand_in, name = self.server.stand_in, self.path.rpartition("/")[2]
+        with io.BytesIO(data) if isinstance(data, bytes) else data.open("rb") as file:
+            file.seek(start)
+            while most and (block := file.read(min(most, 1 << 20))):
+                self.wfile.write(block)
+                most -= len(block)
+                with stand_in.lock:
+                    stand_in.sent[name] += len(block)
+        self.close_connection = self.close_connection or self._cut
+
     def _store(self, body: bytes) -> tuple[int, Any]:
+        if self.path.startswith("/upload/"):
+            known = self.server.stand_in.artifacts.received(self.path.removeprefix("/upload/"), body)
+            return (200, {}) if known else (404, {"error": "no such upload"})
         # /storage/ENTITY/PROJECT/RUN/NAME
         _, entity, project, run, name = self.path.strip("/").split("/", 4)
         found = self.server.stand_in.runs.find(entity, project, run)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import ConfigError, LauncherError
 from launcher.layout import RunDirectory
@@ -24,6 +24,9 @@ from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.mode import has_key
 from launcher.trackers.wandb.names import DEFAULT_PROJECT
 from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+
+if TYPE_CHECKING:
+    import wandb
 
 UPLOAD_SECONDS = 3600
 """How long the upload of one segment may take."""
@@ -42,6 +45,8 @@ class Local:
     project: str | None = None
     entity: str | None = None
     trunk: TrunkValues | None = None
+    input: str | None = None
+    """Artifact that the run began from and that W&B was not told of; offline the client cannot."""
 
 
 @dataclass
@@ -144,6 +149,10 @@ class _Sync:
             self._send((line for line in self._lines if line[STEP] >= holes[0]), rewound_to=holes[0] - 1)
             there = self._steps_there()
         self._found.missing = self._missing(there)
+        if self._found.uploaded and self._local.input is not None:
+            with self._opened({"id": self._local.id, "resume": "allow"}) as run:
+                run.use_artifact(self._local.input)
+                run.finish(exit_code=0 if self._local.finished else 1)
 
     def _missing(self, there: set[int]) -> list[int]:
         return [line[STEP] for line in self._lines if line[STEP] not in there]
@@ -156,20 +165,10 @@ class _Sync:
             self._send(rows)
 
     def _send(self, rows: Iterable[Mapping[str, Any]], rewound_to: int | None = None) -> None:
-        import wandb
-
         how: dict[str, Any] = {"id": self._local.id, "resume": "allow"}
         if rewound_to is not None:
             how = {"resume_from": f"{self._local.id}?_step={rewound_to}"}
-        with wandb.init(
-            **how, project=self._project or DEFAULT_PROJECT, entity=self._entity, mode="online",
-            reinit="finish_previous", dir=self._local.directory,
-            settings=wandb.Settings(
-                silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
-                disable_job_creation=True, x_disable_stats=True, x_disable_machine_info=True,
-                x_save_requirements=False, init_timeout=API_SECONDS,
-            ),
-        ) as run:  # fmt: skip
+        with self._opened(how) as run:
             for line in rows:
                 numbers = {key: value for key, value in line.items() if not isinstance(value, str)}
                 beside = self._local.trunk.at(line[STEP]) if self._local.trunk is not None else {}
@@ -177,6 +176,19 @@ class _Sync:
                 self._found.sent += 1
             self._found.link = run.url
             run.finish(exit_code=0 if self._local.finished else 1)
+
+    def _opened(self, how: dict[str, Any]) -> wandb.Run:
+        import wandb
+
+        return wandb.init(
+            **how, project=self._project or DEFAULT_PROJECT, entity=self._entity, mode="online",
+            reinit="finish_previous", dir=self._local.directory,
+            settings=wandb.Settings(
+                silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
+                disable_job_creation=True, x_disable_stats=True, x_disable_machine_info=True,
+                x_save_requirements=False, init_timeout=API_SECONDS,
+            ),
+        )  # fmt: skip
 
     def _steps_there(self) -> set[int]:
         entity = self._entity or self._api.default_entity

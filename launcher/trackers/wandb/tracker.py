@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.config import WandbConfig
 from launcher.layout import RunDirectory
-from launcher.trackers.base import RunIdentity, State
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
 from launcher.trackers.metrics_file import STEP, read_metrics
+from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
 from launcher.trackers.wandb.names import described, legal_id
 
@@ -50,6 +51,8 @@ class WandbTracker:
         self._run: wandb.Run | None = None
         self._identity: RunIdentity | None = None
         self._last_step: int | None = None
+        self._online = False
+        self._uploads: Uploads | None = None
         self.facts: dict[str, Any] = {}
         """For the run record: mode, place, sources of the names, names that had to be changed."""
 
@@ -78,8 +81,11 @@ class WandbTracker:
                 "changed": told.changed,
                 **self.facts,
             }
-            if mode == "online":
+            self._online = mode == "online"
+            if self._online:
                 self._send_what_is_missing(run, identity)
+            if identity.input is not None:
+                self._declare_input(run, identity.input)
         return run.url if mode == "online" else str(run.settings.sync_dir)
 
     def _begun(self, told: dict[str, Any], mode: str) -> wandb.Run:
@@ -153,6 +159,33 @@ class WandbTracker:
         if sent:
             self.facts["sent_later"] = sent
 
+    def _declare_input(self, run: wandb.Run, artifact: str) -> None:
+        """Tell W&B that the run began from an artifact; offline the client cannot."""
+        self.facts["input"] = artifact
+        if not self._online:
+            self.facts["input_lacks"] = "offline; `launcher sync` declares it"
+            return
+        try:
+            run.use_artifact(artifact)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.facts["input_lacks"] = reason
+            log.warning("wandb does not show %s as the run's input: %s", artifact, reason)
+
+    def keep(self, kept: KeptCheckpoint) -> None:
+        """Have a checkpoint uploaded, or referred to, beside everything else."""
+        if self._run is None or self._identity is None:
+            kept.done()
+            return
+        if self._uploads is None:
+            self._uploads = Uploads(self._run, self._identity, self._online)
+        self._uploads.put(kept)
+
+    @property
+    def patience(self) -> float:
+        """Seconds that uploads at the run's end may take beyond what every tracker has."""
+        return 0.0 if self._uploads is None else KEEP_SECONDS
+
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send one step's numbers, unless an earlier process of this run did."""
         if self._run is None or (self._last_step is not None and step <= self._last_step):
@@ -170,6 +203,11 @@ class WandbTracker:
         """Upload what is left; an interrupted run is marked as one that comes back."""
         if self._run is None:
             return
+        if self._uploads is not None:
+            # Of a run that goes on later, or failed, its next process hands over what is not up yet.
+            self._uploads.finish() if state == "finished" else self._uploads.stop()
+            if self._uploads.failed:
+                self.facts["not_uploaded"] = {str(k): why for k, why in self._uploads.failed.items()}
         with service_kept_from_children():
             self._run.summary.update(dict(summary))
             if state == "interrupted":
@@ -183,6 +221,8 @@ class WandbTracker:
         A later run in this process, such as the next sibling, gets a new one.
         """
         self._run = None
+        if self._uploads is not None:
+            self._uploads.stop()
         with service_kept_from_children():
             import wandb
             from wandb.sdk import wandb_setup

@@ -1,0 +1,135 @@
+"""Steps per second while a 500 MB checkpoint goes up to W&B, against without; at one thread and at all.
+
+One run of the reference task trains throughout, tracked by the real client online at the stand-in, which runs
+in a process of its own on the same machine: what it takes to receive the bytes is part of what is measured.
+Segments with an upload last until it is up; those without have as many steps.
+Run: python -m benchmarks.uploading [--quick] [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.report import median, save
+from benchmarks.setting import composed
+from benchmarks.tracking import CPU, Switched
+from launcher.branch.effect import build_task
+from launcher.config import WandbConfig
+from launcher.files import cores
+from launcher.trackers.base import KeptCheckpoint, RunIdentity
+from launcher.trackers.metrics_file import MetricsFile
+from launcher.trackers.trackers import Trackers
+from launcher.trackers.wandb.tracker import WandbTracker
+from launcher.training.device import prepare_process
+from launcher.training.distributed import Ranks
+from launcher.training.loop import train
+from launcher.training.restore import new_model
+from launcher.training.rng import seed_all
+from launcher.training.schedule import build_schedule
+from launcher.training.signals import Interruption
+from launcher.training.trainer import Trainer
+
+BAR = 0.98
+_context = multiprocessing.get_context("spawn")
+
+
+def _serve(told: Any) -> None:
+    from tests.wandb_server.server import WandbServer
+
+    with WandbServer() as server:
+        server.artifacts.discards = True
+        told.send(server.environment)
+        told.recv()
+
+
+def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[float]]:
+    """Steps per second of each segment."""
+    config = composed(
+        "training.log_every=10",
+        "training.validate_every=0",
+        "checkpoint.every=10000000",
+        f"threads={threads}",
+    )
+    prepare_process(config, CPU)
+    torch.set_num_threads(threads)
+    task = build_task(config)
+    seed_all(config.seed)
+    trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
+    place = root / f"run-{threads}"
+    checkpoint = place / "checkpoints" / "checkpoint_step_1.pt"
+    checkpoint.parent.mkdir(parents=True)
+    trackers = Trackers(MetricsFile(place / "metrics.jsonl"), [WandbTracker(WandbConfig(mode="online"))])
+    trackers.start(RunIdentity(f"run-{threads}", "run", "group", "job", place, project="benchmark"))
+    hooks = Switched({"metrics.jsonl": trackers})
+    found: dict[str, list[float]] = {"with": [], "without": []}
+
+    def go(steps: int) -> float:
+        first = hooks.step
+        train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
+        return hooks.times[first + steps] - hooks.times[first + 1]
+
+    with Interruption() as interruption:
+        go(50)
+        for index in range(rounds):
+            checkpoint.write_bytes(os.urandom(1 << 20) * (size >> 20))
+            checkpoint.with_suffix(".json").write_text(json.dumps({"step": index}))
+            up = threading.Event()
+            trackers.keep(KeptCheckpoint(checkpoint, index, (f"step-{index}",), "copy", up.set))
+            steps, taken = 0, 0.0
+            while not up.is_set():
+                taken += go(20)
+                steps += 19
+            found["with"].append(steps / taken)
+            found["without"].append((steps - 1) / go(steps))
+            time.sleep(0.1)
+    trackers.finish("finished")
+    if len(json.loads((place / "artifacts.json").read_text())) != rounds:
+        raise SystemExit("an upload failed: there is nothing to measure.")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    logging.getLogger("launcher").setLevel(logging.ERROR)
+    size, rounds = (20 << 20, 1) if options.quick else (500 << 20, options.rounds)
+    ours, theirs = _context.Pipe()
+    server = _context.Process(target=_serve, args=(theirs,), daemon=True)
+    server.start()
+    with tempfile.TemporaryDirectory() as directory:
+        os.environ.update(
+            ours.recv(), HOME=directory, XDG_CACHE_HOME=directory, WANDB_ERROR_REPORTING="false"
+        )
+        found = {
+            str(threads): measure(threads, size, rounds, Path(directory)) for threads in sorted({1, cores()})
+        }
+        ours.send("done")
+        server.join()
+    ratios = {
+        threads: median(a / b for a, b in zip(each["with"], each["without"], strict=True))
+        for threads, each in found.items()
+    }
+    shown = ", ".join(f"{ratio:.3f} at {threads} of {cores()} threads" for threads, ratio in ratios.items())
+    save(
+        "uploading",
+        {"bytes": size, "bar": BAR, "ratios": ratios, "steps_per_second": found},
+        f"uploading: steps per second while it goes, against without: {shown} (bar: at least {BAR})",
+        quick=options.quick,
+    )
+
+
+if __name__ == "__main__":
+    main()

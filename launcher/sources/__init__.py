@@ -1,0 +1,1 @@
+"""Checkpoints that lie elsewhere: from a reference to files on this machine, fetched once and checked."""

@@ -1,0 +1,123 @@
+"""Checkpoints on their way into W&B, in a thread of their own: neither training nor a line of metrics waits.
+
+One collection a run, ``model-RUN``, a version for each checkpoint. Nothing is copied on this machine: the
+client is told that the files never change, and they are not removed before they are up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from launcher.files import read_json_object, write_json
+from launcher.layout import RunDirectory, manifest_of
+from launcher.trackers.base import KeptCheckpoint, RunIdentity
+from launcher.trackers.wandb.names import LONGEST_NAME, legal_id, shortened
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger("launcher.trackers")
+
+KEEP_SECONDS = 1800
+"""How long the upload of one checkpoint may take, and at a run's end all that are not up yet together."""
+PAUSES = (2.0, 10.0, 30.0)
+"""Seconds before each further try."""
+TYPE = "model"
+_NICENESS = 19
+
+
+def collection_of(run_id: str) -> str:
+    """The collection of a run's checkpoints."""
+    return shortened(f"model-{legal_id(run_id)}", LONGEST_NAME)
+
+
+def uploaded(directory: RunDirectory) -> dict[int, str]:
+    """What is up already: step to ``entity/project/name:version``."""
+    with contextlib.suppress(OSError, ValueError):
+        return {int(step): str(name) for step, name in read_json_object(directory.artifacts).items()}
+    return {}
+
+
+class Uploads:
+    """Feeds the client one checkpoint after the other."""
+
+    def __init__(self, run: wandb.Run, identity: RunIdentity, online: bool) -> None:
+        self._run, self._identity, self._online = run, identity, online
+        self._waiting: queue.Queue[KeptCheckpoint | None] = queue.Queue()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="wandb uploads", daemon=True)
+        self.failed: dict[int, str] = {}
+        """Step to why it is not up."""
+        self._thread.start()
+
+    def put(self, kept: KeptCheckpoint) -> None:
+        """Have it uploaded some time soon."""
+        self._waiting.put(kept)
+
+    def finish(self) -> None:
+        """Wait until everything is up, or has failed."""
+        if self._waiting.qsize() or self._thread.is_alive():
+            self._waiting.put(None)
+            self._thread.join(KEEP_SECONDS)
+
+    def stop(self) -> None:
+        """Begin no further upload."""
+        self._stop.set()
+        self._waiting.put(None)
+
+    def _work(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):  # Digests take processor time that training needs.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        while (kept := self._waiting.get()) is not None and not self._stop.is_set():
+            self._upload(kept)
+
+    def _upload(self, kept: KeptCheckpoint) -> None:
+        for pause in (*PAUSES, None):
+            try:
+                name = self._log(kept)
+                break
+            except Exception as error:
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                if pause is None or self._stop.wait(pause):
+                    self.failed[kept.step] = reason
+                    break
+        if kept.step not in self.failed:
+            self._note(kept.step, name)
+        elif not self._stop.is_set():
+            log.warning(
+                "wandb did not take the checkpoint of step %d (%s). It stays at %s; training goes on.",
+                kept.step, self.failed[kept.step].removesuffix("."), kept.path,
+            )  # fmt: skip
+        kept.done()
+
+    def _log(self, kept: KeptCheckpoint) -> str:
+        """Log it; the version's name, or the collection's where nobody can say the version yet."""
+        import wandb
+
+        about = json.loads(manifest_of(kept.path).read_text(encoding="utf-8"))
+        told = ("step", "absolute_step", "run", "sha256", "parent", "metrics")
+        artifact = wandb.Artifact(
+            collection_of(self._identity.id), TYPE, metadata={key: about.get(key) for key in told}
+        )
+        for path in (kept.path, manifest_of(kept.path)):
+            if kept.by == "reference":
+                artifact.add_reference(path.resolve().as_uri())
+            else:
+                artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact, aliases=list(kept.aliases))
+        if not self._online:
+            return collection_of(self._identity.id)
+        artifact.wait(KEEP_SECONDS)
+        return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
+
+    def _note(self, step: int, name: str) -> None:
+        directory = RunDirectory(self._identity.directory)
+        there: dict[Any, str] = {**uploaded(directory), step: name}
+        with contextlib.suppress(OSError):
+            write_json(directory.artifacts, {str(key): there[key] for key in sorted(there)})
