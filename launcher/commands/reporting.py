@@ -39,6 +39,9 @@ def add(verbs: Verbs) -> None:
     one.add_argument(
         "--every", type=positive, default=10, metavar="SECONDS", help="with --watch (default: 10)"
     )
+    one.add_argument(
+        "--wandb", action="store_true", help="instead of the page, a report at W&B (extra wandb-reports)"
+    )
     add_questions(one)
     one = verbs.add(
         "board", _board, "Serve the pages of all groups on this machine, read-only, until Ctrl-C."
@@ -67,6 +70,8 @@ def _report(options: argparse.Namespace) -> int:
     if options.width_cm is not None and not options.png:
         raise ConfigError("--width-cm says how wide a PNG is.", found="no --png", do="add --png")
     group = options.group or only_group(options.outputs, "report")
+    if options.wandb:
+        return _at_wandb(options, group)
     document = Document(
         outputs=options.outputs,
         group=group,
@@ -77,6 +82,18 @@ def _report(options: argparse.Namespace) -> int:
     written = _watch(document, options.every) if options.watch else write(document)
     answer(options, written.to_json(), _told(written))
     return 0 if written.holds else 3
+
+
+def _at_wandb(options: argparse.Namespace, group: str) -> int:
+    from launcher.report.group import read_group
+    from launcher.report.wandb import DEFINITION, publish
+
+    if options.png or options.watch:
+        raise ConfigError("--wandb makes a report at W&B.", found="--png or --watch", do="give them alone")
+    read = read_group(options.outputs, group, asked(options))
+    published = publish(read, options.to or options.outputs / group / DEFINITION)
+    answer(options, published.to_json(), escape(str(published)))
+    return 0 if read.comparison is None or read.comparison.holds else 3
 
 
 def _told(written: Written) -> str:

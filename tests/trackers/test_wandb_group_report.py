@@ -10,6 +10,7 @@ import pytest
 
 from launcher.errors import LauncherError
 from launcher.trackers.wandb.group_report import GroupReport, online, publish, write
+from tests.tiny_process import Tiny
 from tests.wandb_server.runs import StoredRun
 from tests.wandb_server.server import WandbServer
 
@@ -70,3 +71,25 @@ def test_a_server_that_refuses(project: WandbServer) -> None:
     project.misbehave("status", status=403, on="upsertView")
     with pytest.raises(LauncherError, match="did not take the report"):
         publish(TOLD)
+
+
+def test_of_a_fan_out(tiny: Tiny, server: WandbServer) -> None:
+    """From the command line: published with a key, a file without."""
+    environment = {**server.environment, "WANDB_ERROR_REPORTING": "false"}
+    swept = ["branch.from_step=20", "optimizer.lr=0.002,0.003", "fanout.control=true", "tracker=wandb"]
+    assert tiny.launch("-m", *swept, environment=environment).status == 0
+    typed = ["report", "--wandb", f"--outputs={tiny.outputs}"]
+    done = tiny.launch(*typed, environment=environment, module="launcher.cli")
+    assert done.status == 0, done.err
+    [view] = server.views.stored
+    assert done.out.startswith(f"{server.url}/stand-in/checkpoint-branching/reports/")
+    assert "optimizer.lr" in view.title
+    [table] = [block["content"] for block in view.spec["blocks"] if block["type"] == "markdown-block"]
+    assert "| 0.002 |" in table
+    assert "| 0.003 |" in table
+    offline = tiny.launch(*typed, environment={"WANDB_API_KEY": ""}, module="launcher.cli")
+    assert offline.status == 0, offline.err
+    assert "Not published" in offline.out
+    [file] = tiny.outputs.glob("*/wandb-report.json")
+    assert json.loads(file.read_text())["displayName"] == view.title
+    assert len(server.views.stored) == 1
