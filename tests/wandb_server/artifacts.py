@@ -128,7 +128,7 @@ class Artifacts:
 
         def listed(those: list[StoredArtifact]) -> Any:
             edges = [{"node": self._about(one), "cursor": one.id} for one in those]
-            page = {"endCursor": None, "hasNextPage": False}
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
             return lambda **_: {"edges": edges, "totalCount": len(edges), "pageInfo": page}
 
         committed = [one for one in self.stored.values() if one.state == "COMMITTED"]
