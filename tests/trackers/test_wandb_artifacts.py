@@ -223,7 +223,8 @@ class TestUploads:
     def test_a_run_that_was_killed_hands_over_what_is_missing(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:
-        asked = (*self.POINT, "checkpoint.artifact=all")
+        # The older one stays until it is up, whatever retention says.
+        asked = (*self.POINT, "checkpoint.artifact=all", "checkpoint.keep_last=1")
         server.misbehave("hang", on="/upload/")
         kill = tiny_faults.Kill(35, "SIGKILL", saved=True)
         assert tiny.launch(*asked, environment=environment, prepare=[kill]).status == 137
