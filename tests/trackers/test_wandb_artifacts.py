@@ -17,6 +17,7 @@ from launcher.sources import transfer
 from launcher.sources import wandb as sources_wandb
 from launcher.sources.fetch import fetch
 from tests import tiny_faults
+from tests.sources.file_server import FileServer
 from tests.tiny_process import Tiny, digest, manifests
 from tests.wandb_server.server import WandbServer
 
@@ -161,6 +162,15 @@ class TestDownloads:
         with pytest.raises(BranchPointUnavailable, match="its digest is not the one"):
             fetch(f"{self.NAME}:v0", tmp_path / "store")
         assert not list((tmp_path / "store").glob("objects/*"))
+
+    def test_what_it_only_refers_to_is_fetched_from_there(self, server: WandbServer, tmp_path: Path) -> None:
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / "far.bin").write_bytes(data := os.urandom(100_000))
+        with FileServer(tmp_path / "served") as web:
+            server.artifacts.put(self.NAME, {"model.bin": web.url("far.bin"), "config.json": b"{}"})
+            found = fetch(f"{self.NAME}:latest", tmp_path / "store")
+        assert (found.path / "model.bin").read_bytes() == data
+        assert (found.path / "config.json").read_bytes() == b"{}"
 
     def test_no_such_artifact_no_key_no_answer(
         self, server: WandbServer, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
