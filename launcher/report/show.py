@@ -77,6 +77,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("run", f"{facts['id']} ({facts['state']})"),
         ("kind", " ".join(one for one in (facts["kind"], facts["branch_type"]) if one)),
         ("parent", origin),
+        ("fetched from", parent.get("source") if parent else None),
         ("group", f"{facts['group']} (from {facts['group_source']})"),
         ("steps", f"{facts['start_step']} → {facts['step']} of {facts['end_step']}"),
         ("typed", " ".join(facts["overrides"]) or "nothing"),

@@ -17,9 +17,9 @@ from urllib.parse import unquote, urlsplit
 
 from launcher.errors import BranchPointUnavailable
 from launcher.sources.filesystem import StoredFiles
-from launcher.sources.http import opened
+from launcher.sources.http import WebFile, opened
 from launcher.sources.remote import Broken, RemoteFile, unavailable
-from launcher.sources.transfer import Opened, bring
+from launcher.sources.transfer import Opened, bring, tried
 from launcher.trackers.wandb.mode import has_key
 from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
 
@@ -81,9 +81,10 @@ class WandbArtifact:
         """Fetch it from where the server says at the moment: such a place is good for some minutes."""
         entry = self._artifact.manifest.entries[file.name]
         if entry.ref is not None:
-            with StoredFiles(str(entry.ref)) as stored:
-                [one, *_] = stored.files()
-                stored.pull(one, part, check)
+            place = str(entry.ref)
+            web = place.startswith(("http://", "https://"))
+            with WebFile(place) if web else StoredFiles(place) as stored:
+                stored.pull(tried(stored.files, place)[0], part, check)
             return
 
         named = f"{self.exact}, {file.name}"
@@ -103,8 +104,7 @@ class WandbArtifact:
         """The client's answer.
 
         Raises:
-            BranchPointUnavailable: there is no such thing, or no right to it.
-            Broken: there is no answer in time.
+            BranchPointUnavailable: there is no such thing, or no right to it, or no answer in time.
         """
         answers: queue.SimpleQueue[tuple[_T | None, BaseException | None]] = queue.SimpleQueue()
 

@@ -17,6 +17,7 @@ from launcher.sources import transfer
 from launcher.sources import wandb as sources_wandb
 from launcher.sources.fetch import fetch
 from tests import tiny_faults
+from tests.sources.file_server import FileServer
 from tests.tiny_process import Tiny, digest, manifests
 from tests.wandb_server.server import WandbServer
 
@@ -162,6 +163,15 @@ class TestDownloads:
             fetch(f"{self.NAME}:v0", tmp_path / "store")
         assert not list((tmp_path / "store").glob("objects/*"))
 
+    def test_what_it_only_refers_to_is_fetched_from_there(self, server: WandbServer, tmp_path: Path) -> None:
+        (tmp_path / "served").mkdir()
+        (tmp_path / "served" / "far.bin").write_bytes(data := os.urandom(100_000))
+        with FileServer(tmp_path / "served") as web:
+            server.artifacts.put(self.NAME, {"model.bin": web.url("far.bin"), "config.json": b"{}"})
+            found = fetch(f"{self.NAME}:latest", tmp_path / "store")
+        assert (found.path / "model.bin").read_bytes() == data
+        assert (found.path / "config.json").read_bytes() == b"{}"
+
     def test_no_such_artifact_no_key_no_answer(
         self, server: WandbServer, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -223,7 +233,8 @@ class TestUploads:
     def test_a_run_that_was_killed_hands_over_what_is_missing(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:
-        asked = (*self.POINT, "checkpoint.artifact=all")
+        # The older one stays until it is up, whatever retention says.
+        asked = (*self.POINT, "checkpoint.artifact=all", "checkpoint.keep_last=1")
         server.misbehave("hang", on="/upload/")
         kill = tiny_faults.Kill(35, "SIGKILL", saved=True)
         assert tiny.launch(*asked, environment=environment, prepare=[kill]).status == 137

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from launcher.trackers.wandb.sync import Local, sync_run
+from tests.tiny_process import Tiny, digest
 from tests.trackers.wandb_runs import identity, run, segments
 
 GIVEN = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
@@ -79,3 +80,32 @@ def test_the_true_service_does_what_the_stand_in_does(tmp_path: Path, account: s
             f"late-{mark}": (group, "fixed-spectrum", list(range(1, 6))),
         },
     )
+
+
+def test_an_artifact_goes_out_of_a_trunk_and_into_a_branch(tmp_path: Path, account: str | None) -> None:
+    project = GIVEN.get("WANDB_PROJECT", "checkpoint-launcher-check")
+    environment = {name: GIVEN[name] for name in ("WANDB_API_KEY", "WANDB_BASE_URL") if name in GIVEN}
+    environment["HOME"] = str(tmp_path / "home")
+    seed = f"seed={uuid.uuid4().int % 2**31}"
+    tracked = ["tracker=wandb", f"tracking.project={project}", seed]
+    tracked += [f"tracking.entity={account}"] if account else []
+    near, far = Tiny(tmp_path / "near"), Tiny(tmp_path / "far")
+    trunk = near.train(*tracked, "checkpoint.artifact=all", environment=environment)
+
+    import wandb
+
+    owner = account or wandb.Api().default_entity
+    collection = f"{owner}/{project}/model-{trunk.id}"
+    branch = far.train(f"branch.from_checkpoint={collection}:step-20", *tracked, "checkpoint.artifact=last",
+                       environment=environment)  # fmt: skip
+    assert digest(branch) == digest(trunk)
+    source = branch.record.parent.source if branch.record.parent else None
+    assert source == f"wandb://{collection}:v1"
+
+    def artifacts(name: str) -> tuple[list[str], list[str]]:
+        found = wandb.Api().run(f"{owner}/{project}/{name}")
+        used, logged = found.used_artifacts(), found.logged_artifacts()
+        return [one.source_name for one in used], sorted(one.source_name for one in logged)
+
+    soon(lambda: artifacts(trunk.id), ([], [f"model-{trunk.id}:v{version}" for version in range(4)]))
+    soon(lambda: artifacts(branch.id), ([f"model-{trunk.id}:v1"], [f"model-{branch.id}:v0"]))

@@ -69,14 +69,19 @@ class Artifacts:
         return sorted((one for one in there if one.state == "COMMITTED"), key=lambda one: one.version)
 
     def put(
-        self, qualified: str, files: Mapping[str, bytes | Path], *aliases: str, metadata: Any = None
+        self, qualified: str, files: Mapping[str, bytes | Path | str], *aliases: str, metadata: Any = None
     ) -> StoredArtifact:
-        """A committed version, as if some client had logged it; ``qualified``: entity/project/collection."""
+        """A committed version, as if some client had logged it; text is a URL that is only referred to.
+
+        Args:
+            qualified: entity/project/collection.
+        """
         entity, project, collection = qualified.split("/")
         contents = {name: _entry(data) for name, data in files.items()}
         digest = hashlib.md5(json.dumps(contents).encode()).hexdigest()
         one = self._new((entity, project, collection), digest)
-        one.files, one.state, one.metadata = dict(files), "COMMITTED", dict(metadata or {})
+        one.files = {name: data for name, data in files.items() if not isinstance(data, str)}
+        one.state, one.metadata = "COMMITTED", dict(metadata or {})
         one.manifest = _manifest(contents)
         self.name(one, [*aliases, "latest"])
         return one
@@ -128,7 +133,7 @@ class Artifacts:
 
         def listed(those: list[StoredArtifact]) -> Any:
             edges = [{"node": self._about(one), "cursor": one.id} for one in those]
-            page = {"endCursor": None, "hasNextPage": False}
+            page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
             return lambda **_: {"edges": edges, "totalCount": len(edges), "pageInfo": page}
 
         committed = [one for one in self.stored.values() if one.state == "COMMITTED"]
@@ -323,7 +328,9 @@ def _first(membership: Fields | None) -> Any:
     return None if membership is None else membership["artifact"]
 
 
-def _entry(data: bytes | Path) -> dict[str, Any]:
+def _entry(data: bytes | Path | str) -> dict[str, Any]:
+    if isinstance(data, str):
+        return {"digest": "etag", "ref": data}
     if isinstance(data, bytes):
         digest, size = hashlib.md5(data), len(data)
     else:
