@@ -132,7 +132,9 @@ def _as_job(job: JobState, last: Holder | None) -> tuple[str, str]:
 
 
 def _ended_job(job: JobState, record: RunRecord) -> tuple[str, str]:
-    if job.state == "CANCELLED":
+    if job.state == "CANCELLED" and record.error and not record.starts:
+        return "not started", _line(record.error)
+    if job.state == "CANCELLED" and record.state != "failed":
         return "cancelled", f"job {job.id}"
     if record.state == "failed":
         return "failed", _line(record.error) or f"job {job.id}: {job.state}"
