@@ -145,9 +145,9 @@ def missing_cells(
     rests = dict.fromkeys(at(others, one) for one in arms)
     for rest, levels in itertools.product(rests, itertools.product(*(one.levels for one in together))):
         if (*levels, *rest) not in there:
-            named = dict(zip([*together, *others], (*levels, *rest), strict=True))
-            typed = [text for factor, level in named.items() for text in factor.typed[level]]
-            chosen = {factor.name: level for factor, level in named.items()}
+            named = list(zip([*together, *others], (*levels, *rest), strict=True))
+            typed = [text for factor, level in named for text in factor.typed[level]]
+            chosen = {factor.name: level for factor, level in named}
             yield Cell(chosen, (*_common(factors, arms), *typed))
 
 
