@@ -193,7 +193,10 @@ def statuses(outputs: Path, name: str | None = None) -> list[Status]:
     # Of one run alone nothing can be told; its siblings are read as well.
     idle = without_effect(runs if len(runs) != 1 else _siblings(runs[0]))
     found = [status_of(run.directory, jobs) for run in runs]
-    return [replace(one, detail="; ".join(filter(None, (idle.get(one.run), one.detail)))) for one in found]
+    return [
+        replace(one, detail="; ".join(filter(None, (str(idle.get(one.run, "")), one.detail))))
+        for one in found
+    ]
 
 
 def _siblings(run: Run) -> list[Run]:

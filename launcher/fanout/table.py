@@ -97,7 +97,7 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
         outcome = outcomes.get(one.plan.id)
         if outcome is not None and outcome.reason and not error and state != "finished":
             error = outcome.reason
-        error = error or idle.get(one.plan.id, "")
+        error = error or str(idle.get(one.plan.id, ""))
         table.add_row(
             one.plan.directory.path.name,
             f"[{STYLE.get(state, 'yellow')}]{state}[/]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from launcher.errors import ConfigError, LauncherError
 from launcher.findings import Finding
 from launcher.ledger.factors import Factor
 from launcher.ledger.ledger import ledger
-from launcher.ledger.no_effect import NO_EFFECT, without_effect
+from launcher.ledger.no_effect import NO_EFFECT, Idle, without_effect
 from launcher.lineage import Parent, Run
 from launcher.report.compare.aligned import WINDOW, Aligned, Source, align, measured
 from launcher.report.compare.expectation import Answer, Expectation, answer, arm_called, read_expectation
@@ -133,17 +133,15 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     shown_effects, effects_corrected = (
         effects(design, shown, aligned, asked.smooth, complete=not missing) if design else ([], False)
     )
-    facts = [_facts(arm, selection, idle) for arm in selection.all_arms]
-    without = {one.name for one in facts if one.no_effect}
     return Comparison(
         group=selection.group,
         baseline=selection.baseline.name,
         branch_point={"run": point.run, "step": point.step, "sha256": point.sha256} if point else None,
         proof=_proof(selection),
-        arms=facts,
+        arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
         rows=[
             *(baseline_row(selection.baseline, metric, aligned) for metric in shown),
-            *(replace(row, verdict=NO_EFFECT) if _idle(row, without) else row for row in rows),
+            *_said(rows, selection, idle),
         ],
         missing=missing,
         notes=selection.notes,
@@ -272,12 +270,21 @@ def _proof(selection: Selection) -> Proof:
     )
 
 
-def _idle(row: Row, without: Collection[str]) -> bool:
-    """Whether a row has nothing to show because its arm computed what another one did."""
-    return row.arm in without and row.verdict == NOISE
+def _said(rows: Sequence[Row], selection: Selection, idle: Mapping[str, Idle]) -> list[Row]:
+    """The rows as they are; of an arm that computed what the baseline did, with that for a verdict."""
+    baselines = {run.id for run in selection.baseline.runs.values()}
+    without = {
+        arm.name
+        for arm in selection.arms
+        if any(run.id in idle and idle[run.id].other in baselines for run in arm.runs.values())
+    }
+    return [
+        replace(row, verdict=NO_EFFECT) if row.arm in without and row.verdict == NOISE else row
+        for row in rows
+    ]
 
 
-def _facts(arm: Arm, selection: Selection, idle: Mapping[str, str]) -> ArmFacts:
+def _facts(arm: Arm, selection: Selection, idle: Mapping[str, Idle]) -> ArmFacts:
     runs: Mapping[int, Run] = dict(sorted(arm.runs.items()))
     return ArmFacts(
         name=arm.name,
@@ -285,5 +292,5 @@ def _facts(arm: Arm, selection: Selection, idle: Mapping[str, str]) -> ArmFacts:
         factors=arm.factors,
         runs={stream: run.id for stream, run in runs.items()},
         states={stream: selection.states[run.id] for stream, run in runs.items()},
-        no_effect=next((idle[run.id] for run in runs.values() if run.id in idle), None),
+        no_effect=next((str(idle[run.id]) for run in runs.values() if run.id in idle), None),
     )

@@ -105,6 +105,15 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     return Selection(chosen, others, states, group, missing, notes)
 
 
+def named_runs(outputs: Path, names: Sequence[str]) -> list[Run]:
+    """The runs that groups and runs by name are; none named: those of the one group that there is.
+
+    Raises:
+        LauncherError: a name means nothing.
+    """
+    return _named(outputs, names or [_only_group(outputs)])[0]
+
+
 def _only_group(outputs: Path) -> str:
     groups = sorted({path.parent.parent.name for path in outputs.glob("*/*/run.json")} - {TRUNKS, SCRATCH})
     if len(groups) == 1:

@@ -61,13 +61,15 @@ def _of_effects(comparison: Comparison) -> Comparison:
 
 
 def _effect_columns(comparison: Comparison) -> list[str]:
+    """An effect is a difference, and has no value of its own."""
     return [name for name in _columns(comparison) if name != "value"]
 
 
 def _table(comparison: Comparison, columns: list[str], title: str | None = None) -> RenderableType:
     table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="right" if name in _NUMERIC else "left", overflow="fold")
+        heading = "effect" if title == EFFECTS and name == "arm" else name
+        table.add_column(heading, justify="right" if name in _NUMERIC else "left", overflow="fold")
     last = ""
     for row in comparison.rows:
         if last and row.arm != last:
