@@ -121,7 +121,8 @@ class Recording:
         """What the run began with; of what it goes on with, only other code is noted."""
         began, now = self.record.environment, self._environment
         if not going_on or "device" not in began:
-            self.record.environment = {**now, "data": trainer.task.fingerprint()}
+            facts = {"world_size": self.plan.config.launch.nproc, "data": trainer.task.fingerprint()}
+            self.record.environment = {**now, **facts}
         elif "code" in began and began["code"].rpartition(", then ")[2] != now.get("code", began["code"]):
             began["code"] = f"{began['code']}, then {now['code']}"
 
@@ -167,7 +168,8 @@ class Recording:
         assert self._trainer is not None
         self._writer.close()
         self._writer.check()
-        if state == "finished" and self._writer.saved == self.plan.end_step:
+        ended = state == "finished" and self._writer.saved == self.plan.end_step
+        if ended and self.record.parent is not None:
             last = self.plan.directory.checkpoints / checkpoint_file(self.plan.end_step)
             self._note_weights(self.plan.end_step, read_manifest(last).content)
         self._end(state, None)

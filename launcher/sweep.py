@@ -110,7 +110,9 @@ class BranchSweeper(BasicSweeper):
         for control in [one.plan for one in candidates if one.plan and one.plan.branch_type == "control"]:
             if settings.control and needs_twin(control):
                 again = f"fanout.repeat={control.config.fanout.repeat + 1}"
-                candidates += added([([*control.declared.overrides, again], [])], 1)
+                for twin in added([([*control.declared.overrides, again], [])], 1):
+                    twin.overrides += (again,)  # Without that word it would be the control.
+                    candidates.append(twin)
         note_confounded(candidates)
         plan_looks(candidates)
         return candidates

@@ -41,8 +41,8 @@ ONLY_IN: Mapping[str, str] = {
 HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "ledger/*.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "lineage.py", "ledger/*.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py",
+    "trackers/*/*.py", "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

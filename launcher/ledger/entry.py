@@ -9,8 +9,13 @@ from typing import Any
 from launcher.lineage import RunRecord
 
 _KIND = {"code": "code", "data": "data", "device": "device", "machine": "device", "threads": "threads",
-         "branch point": "branch point"}  # fmt: skip
-_EXCUSES = {"data": ("data", "task"), "device": ("device",), "threads": ("threads", "launch")}
+         "world_size": "world_size", "branch point": "branch point"}  # fmt: skip
+_EXCUSES = {
+    "data": ("data", "task"),
+    "device": ("device",),
+    "threads": ("threads", "launch"),
+    "world_size": ("launch",),
+}
 """Kind to the config's nodes that decide on it: where one of these is a factor, the fact follows from it."""
 _BRANCH: Mapping[str, Any] = {
     "branch.restore": "full", "branch.reset": [], "branch.include": [], "branch.exclude": [],
