@@ -151,12 +151,12 @@ def effect_findings(plan: Plan, task: Task | None = None) -> list[Finding]:
     return findings
 
 
-def effect_begins(plan: Plan) -> int:
-    """The first step of a branch at which something changed shows, counted from 1.
+def effect_begins(plan: Plan) -> int | None:
+    """The first step of a branch at which what was changed shows, counted from 1.
 
-    As :func:`effect_findings` saw it in this process; 1 where it was not asked, or could not tell.
+    As :func:`effect_findings` saw it in this process, 1 where it could not tell; None where it was not asked.
     """
-    return _begins.get(plan.id, 1)
+    return _begins.get(plan.id)
 
 
 def _without_effect(plan: Plan, typed: str, source: str, keys: Iterable[str]) -> Finding:

@@ -53,8 +53,10 @@ def plan_looks(candidates: Sequence[Candidate]) -> None:
     planned = [(one, one.plan) for one in candidates if one.plan is not None and one.plan.kind == "branch"]
     every: set[int] = set()
     for one, plan in planned:
-        if plan.branch_type not in {"control", "stream"} and one.wanted:
-            one.looks = [min(effect_begins(plan) + 1, plan.steps)]
+        # Of one that goes on it is not known any more, and it is past that step most often.
+        begins = effect_begins(plan) if one.wanted else None
+        if plan.branch_type not in {"control", "stream"} and begins is not None:
+            one.looks = [min(begins + 1, plan.steps)]
             every.update(one.looks)
     for one, plan in planned:
         if plan.branch_type in {"control", "stream"}:

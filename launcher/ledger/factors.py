@@ -35,9 +35,9 @@ class Factor:
     typed: dict[str, list[str]] = field(default_factory=dict)
     """Level to the overrides that give it; none for the trunk's own."""
 
-    def level_of(self, run: str) -> str:
-        """The level that a run has."""
-        return next(level for level, runs in self.levels.items() if run in runs)
+    def by_run(self) -> dict[str, str]:
+        """Run to the level that it has."""
+        return {run: level for level, runs in self.levels.items() for run in runs}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def confounded(factors: Sequence[Factor], entries: Sequence[Entry]) -> list[list
     Each list is of two or more that hang together.
     """
     arms = arms_of(entries)
-    at = {factor.name: [factor.level_of(one.run) for one in arms] for factor in factors}
+    levels = {factor.name: factor.by_run() for factor in factors}
+    at = {name: [by_run[one.run] for one in arms] for name, by_run in levels.items()}
     together: list[list[Factor]] = []
     for first, second in itertools.combinations(factors, 2):
         one, other = at[first.name], at[second.name]
@@ -137,18 +138,15 @@ def missing_cells(
     """The siblings that would tell these factors apart: each level with each, whatever the others are."""
     arms = arms_of(entries)
     others = [factor for factor in factors if factor not in together]
-
-    def at(some: Sequence[Factor], one: Entry) -> tuple[str, ...]:
-        return tuple(factor.level_of(one.run) for factor in some)
-
-    there = {at([*together, *others], one) for one in arms}
-    rests = dict.fromkeys(at(others, one) for one in arms)
+    there = _cells([*together, *others], arms)
+    rests = dict.fromkeys(_cells(others, arms))
+    common = _common(factors, arms)
     for rest, levels in itertools.product(rests, itertools.product(*(one.levels for one in together))):
         if (*levels, *rest) not in there:
             named = list(zip([*together, *others], (*levels, *rest), strict=True))
             typed = [text for factor, level in named for text in factor.typed[level]]
             chosen = {factor.name: level for factor, level in named}
-            yield Cell(chosen, (*_common(factors, arms), *typed))
+            yield Cell(chosen, (*common, *typed))
 
 
 def _common(factors: Sequence[Factor], arms: Sequence[Entry]) -> list[str]:
@@ -185,9 +183,15 @@ def _count_missing(together: Sequence[Factor], factors: Sequence[Factor], entrie
     """How many cells are missing, without making them: of a random search they are its square."""
     arms = arms_of(entries)
     others = [factor for factor in factors if factor not in together]
-    at = {tuple(factor.level_of(one.run) for factor in [*others, *together]) for one in arms}
-    rests = {cell[: len(others)] for cell in at}
-    return len(rests) * math.prod(len(factor.levels) for factor in together) - len(at)
+    rests = set(_cells(others, arms))
+    there = set(_cells([*others, *together], arms))
+    return len(rests) * math.prod(len(factor.levels) for factor in together) - len(there)
+
+
+def _cells(factors: Sequence[Factor], arms: Sequence[Entry]) -> dict[tuple[str, ...], None]:
+    """The combinations of levels that some arm has."""
+    levels = [factor.by_run() for factor in factors]
+    return dict.fromkeys(tuple(by_run[one.run] for by_run in levels) for one in arms)
 
 
 def _own(one: Entry, key: str, trunk: Mapping[str, Any]) -> Any:

@@ -40,13 +40,14 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """The ledger as a JSON object."""
+        levels = {factor.name: factor.by_run() for factor in self.factors}
         return {
             "factors": [asdict(factor) for factor in self.factors],
             "findings": [finding.to_json() for finding in self.findings],
             "siblings": [
                 {
                     "run": one.run, "stream": one.stream, "facts": dict(one.facts),
-                    "levels": {factor.name: factor.level_of(one.run) for factor in self.factors},
+                    "levels": {name: by_run[one.run] for name, by_run in levels.items()},
                 }
                 for one in self.entries
             ],
@@ -98,7 +99,7 @@ def against(own: Entry, there: Sequence[Entry]) -> list[Finding]:
             findings.append(Finding("note", fact, value, f"{other}, as {run} had{also}", f"by {through}"))
             continue
         looked = f"git diff --stat {_commit(other)} {_commit(value)}; " if kind == "code" else ""
-        do = f"{looked}{_HOW[kind]}; or on purpose: {through}"
+        do = f"{looked}{_HOW[kind]}; or on purpose: {through} (launcher retry: --allow {kind})"
         findings.append(Finding("error", fact, value, f"{other}, as its sibling {run} had{also}", do))
     unknown = [one.run for one in there if "code" not in one.facts] if "code" in own.facts else []
     if unknown and len(unknown) == len(there):

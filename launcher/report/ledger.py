@@ -19,9 +19,10 @@ def rendered(book: Ledger) -> RenderableType:
         values = {one.facts[name] for one in book.entries if name in one.facts}
         shared.add_row(name, escape(values.pop()) if len(values) == 1 else "[yellow]differs, see below[/]")
     arms = Table("arm", *(escape(factor.name) for factor in book.factors), "streams")
+    by_run = [factor.by_run() for factor in book.factors]
     for arm in book.arms:
         streams = sorted(one.stream for one in book.entries if one.arm == arm.arm)
-        levels = (escape(factor.level_of(arm.run)) for factor in book.factors)
+        levels = (escape(each[arm.run]) for each in by_run)
         arms.add_row(escape(arm.run), *levels, ",".join(map(str, dict.fromkeys(streams))))
     findings = [findings_table(book.findings)] if book.findings else []
     return Group(shared, arms, *findings)

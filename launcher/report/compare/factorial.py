@@ -40,7 +40,8 @@ def factorial_of(factors: Sequence[Factor], arms: Sequence[Arm], baseline: Arm) 
     """The design of these arms; None where it is no full factorial of two or more factors."""
     if len(factors) < 2 or any(arm.first.record.kind != "branch" for arm in arms):
         return None
-    cells = [tuple(factor.level_of(arm.first.id) for factor in factors) for arm in arms]
+    by_run = [factor.by_run() for factor in factors]
+    cells = [tuple(each[arm.first.id] for each in by_run) for arm in arms]
     if len(set(cells)) != len(arms) or len(arms) != math.prod(len(factor.levels) for factor in factors):
         return None
     reference = cells[list(arms).index(baseline)]
