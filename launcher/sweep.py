@@ -95,15 +95,24 @@ class BranchSweeper(BasicSweeper):
             handed: the overrides of ``fanout`` itself.
         """
         from launcher.fanout.check import check
-        from launcher.fanout.control import control_of, needs_twin
+        from launcher.fanout.control import control_of, needs_twin, without_doubles
         from launcher.fanout.factors import missing, note_confounded, plan_looks
 
         def added(siblings: list[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
             made = [([*overrides, *handed], swept) for overrides, swept in siblings]
             return check(self._candidates(made, repeats), remote) if made else []
 
-        if settings.control and (unchanged := control_of(candidates)) is not None:
-            candidates = [*added([(unchanged, [])], settings.repeats), *candidates]
+        def as_trunk(some: list[Candidate]) -> list[Candidate]:
+            """Controls say what the trunk was told: without a sweep the files' defaults would count."""
+            unsaid = [one for one in some if not one.swept and one.settle]
+            said: list[tuple[list[str], list[str]]] = [([*one.overrides, *one.settle], []) for one in unsaid]
+            return [*added(said, 1), *(one for one in some if one.swept or not one.settle)]
+
+        if settings.control:
+            candidates = without_doubles(as_trunk(candidates))
+            if (unchanged := control_of(candidates)) is not None:
+                added_controls = as_trunk(added([(unchanged, [])], settings.repeats))
+                candidates = without_doubles([*added_controls, *candidates])
         if settings.complete:
             cells = [(list(one.overrides), list(one.overrides)) for one in missing(candidates)]
             candidates = [*candidates, *added(cells, settings.repeats)]
@@ -136,8 +145,9 @@ class BranchSweeper(BasicSweeper):
                 fixed.append(f"{key}={one.get_value_element_as_str()}")
         made: list[tuple[list[str], list[str]]] = [(fixed, [])] if settings.control and axes else []
         for chosen in itertools.product(*_zipped(axes, settings.zip)):
-            swept = [each for part in chosen for each in part]
-            made.append(([*fixed, *swept], swept))
+            # Beside a control that joins in, everything typed is what makes a sibling another.
+            swept = [each for part in chosen for each in part] or (fixed if settings.control else [])
+            made.append(([*fixed, *swept] if chosen else fixed, swept))
         return made
 
     def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:

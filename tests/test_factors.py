@@ -173,6 +173,16 @@ class TestControl:
         assert compared(tiny)["proof"]["exact"]
         assert len(ids(tiny)) == 3
 
+    def test_is_as_the_trunk_also_where_files_say_otherwise(self, trunk_of: TrunkOf) -> None:
+        tiny = trunk_of("loss=heavy")
+        for typed in (("loss=plain",), ("loss=plain,heavy", "curriculum=late,early")):
+            ended = tiny.launch("-m", POINT, *typed, "fanout.control=true")
+            assert ended.status == 0, ended.err
+            assert compared(tiny)["proof"]["exact"]
+        assert len(ids(tiny)) == 4
+        # The branch itself is no control: what it differs in has to be typed.
+        assert "loss.weight" in tiny.refuse("-m", POINT, "optimizer.lr=0.002", "fanout.control=true").said
+
     def test_is_run_twice_where_the_trunk_goes_no_further(self, tiny: Tiny) -> None:
         ended = tiny.launch("-m", *END, "loss=heavy", "fanout.control=true")
         assert ended.status == 0, ended.err

@@ -15,7 +15,7 @@ from launcher.branch.resolve import BranchPoint, resolve
 from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, Config
-from launcher.errors import BranchPointUnavailable, LauncherError
+from launcher.errors import BranchPointUnavailable, LauncherError, UndeclaredDifference
 from launcher.fanout.status import UNDER_WAY, Status, jobs_of, status_of
 from launcher.files import canonical_json
 from launcher.findings import Finding, errors, finding_of
@@ -38,6 +38,8 @@ class Candidate:
     declared: Declared = field(default_factory=Declared)
     plan: Plan | None = None
     findings: list[Finding] = field(default_factory=list)
+    settle: tuple[str, ...] = ()
+    """The overrides without which it differs from its trunk in something that nobody typed."""
     beside: Sequence[Entry] = ()
     """The runs of its group that it was held against."""
     looks: list[int] = field(default_factory=list)
@@ -84,6 +86,7 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
             one.config = one.plan.config
         except LauncherError as error:
             one.findings.append(finding_of(error))
+            one.settle = error.settle if isinstance(error, UndeclaredDifference) else ()
     jobs = jobs_of(one.plan.directory for one in candidates if one.plan is not None)
     groups: dict[tuple[str, str], list[Entry]] = {}
     for one in candidates:
