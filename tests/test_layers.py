@@ -19,8 +19,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "files"),
     ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),
+    ("ledger",),
     ("branch", "report", "launchers"),
-    ("recording",),
+    ("recording", "canary"),
     ("run", "fanout"),
     ("job",),
     ("composition",),
@@ -47,8 +48,8 @@ HEAVY = (
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/*/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "lineage.py", "ledger/*.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py",
+    "trackers/*/*.py", "report/*.py", "report/*/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 
