@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from launcher.ledger.no_effect import NO_EFFECT
 from launcher.report.compare.tables import signed, step_of
 from launcher.report.compare.verdict import BASELINE, BETTER, INCOMPLETE, NOISE, WORSE, Row
 from launcher.report.group import Group
@@ -86,6 +87,11 @@ def _of_one(row: Row, baseline: str, step: int | None) -> tuple[Tone, str]:
         told = f"cannot be told from {baseline} on {row.metric}"
         why = f"a difference of {signed(row.difference)}{at} lies inside the noise"
         return "noise", f"{row.arm} {told}: {why}{f' ({_interval(row)})' if row.low is not None else ''}."
+    if row.verdict == NO_EFFECT:
+        return (
+            "open",
+            f"What was changed in {row.arm} had no effect: it computed what {baseline} did, to the last bit.",
+        )
     if row.verdict == INCOMPLETE:
         return "open", f"There is no answer yet on {row.metric}: {row.note or 'a value is missing'}."
     return (
@@ -100,13 +106,14 @@ def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, 
         (BETTER, "is better than", "are better than"),
         (WORSE, "is worse than", "are worse than"),
         (NOISE, "cannot be told from", "cannot be told from"),
+        (NO_EFFECT, "computed the same as", "computed the same as"),
     ):
         there = [row for row in rows if row.verdict == verdict]
         if there:
             there.sort(key=lambda row: -abs(row.difference or 0.0))
             words = one if len(there) == 1 else more
-            parts.append(f"{_named(there, verdict != NOISE)} {words} {baseline}")
-    without = sum(row.verdict not in {BETTER, WORSE, NOISE} for row in rows)
+            parts.append(f"{_named(there, verdict in {BETTER, WORSE})} {words} {baseline}")
+    without = sum(row.verdict not in {BETTER, WORSE, NOISE, NO_EFFECT} for row in rows)
     if without:
         parts.append(f"{without} of {len(rows)} arms {'has' if without == 1 else 'have'} no verdict")
     if not parts:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 DRAWN = "html[data-drawn]"
@@ -49,8 +49,14 @@ class Looked:
     """Every request."""
 
     def measured(self, expression: str) -> Any:
-        """What an expression of JavaScript gives."""
-        return self.page.evaluate(expression)
+        """What an expression of JavaScript gives, also of a page that loads itself again meanwhile."""
+        while True:
+            try:
+                return self.page.evaluate(expression)
+            except Error as error:
+                if "Execution context was destroyed" not in error.message:
+                    raise
+                self.page.wait_for_load_state()
 
     def wait(self, expression: str, seconds: float = 30) -> None:
         """Until an expression is true. The page forbids the driver's own way, which evaluates text in it."""
@@ -62,9 +68,11 @@ class Looked:
     def traces(self) -> list[dict[str, Any]]:
         """Visible lines: what they are, of whom, and their values."""
         one = "({meta, name, x: Array.from(x), y: Array.from(y), color: line.color, dash: line.dash})"
-        found: list[dict[str, Any]] = self.measured(
-            f"document.getElementById('figure').data.map(({{meta, name, x, y, line}}) => {one})"
-        )
+        drawn = "document.documentElement.dataset.drawn && document.getElementById('figure').data"
+        found: list[dict[str, Any]] | None = None
+        while found is None:
+            self.page.wait_for_selector(DRAWN)
+            found = self.measured(f"({drawn})?.map(({{meta, name, x, y, line}}) => {one}) ?? null")
         return found
 
 

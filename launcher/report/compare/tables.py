@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
@@ -198,14 +198,28 @@ class Laid:
     notes: list[str]
     answers: list[tuple[bool, str]]
     """What was expected: whether it holds, and in words."""
+    effect_columns: list[str]
+    effects: list[tuple[Row, list[str]]]
+    """Main effects and interactions of a full factorial; the effect's name is in the place of the arm's."""
 
 
 def laid(comparison: Comparison) -> Laid:
     """What the table for a terminal is made of."""
-    columns = _columns(comparison)
-    cells = ((row, _cells(row, comparison)) for row in comparison.rows)
-    rows = [(row, [each[name] for name in columns]) for row, each in cells]
-    return Laid(_head(comparison), columns, rows, _notes(comparison), _answers(comparison))
+
+    def cells(rows: Iterable[Row], columns: Sequence[str]) -> list[tuple[Row, list[str]]]:
+        told = ((row, _cells(row, comparison)) for row in rows)
+        return [(row, [each[name] for name in columns]) for row, each in told]
+
+    columns, of_effects = _columns(comparison), _effect_columns(comparison)
+    return Laid(
+        head=_head(comparison),
+        columns=columns,
+        rows=cells(comparison.rows, columns),
+        notes=_notes(comparison),
+        answers=_answers(comparison),
+        effect_columns=of_effects,
+        effects=cells(comparison.effects, of_effects),
+    )
 
 
 def _head(comparison: Comparison) -> list[tuple[str, str]]:
