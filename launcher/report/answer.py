@@ -43,7 +43,7 @@ def question(group: Group) -> str:
     point = group.point
     place = f" from step {spaced(point.step)} of {point.run or 'its checkpoint'}" if point else ""
     changed = [arm for arm in group.arms if not arm.baseline]
-    keys = list(dict.fromkeys(key for one in _facts(group) for key in one))
+    keys = _changed(group)
     if not changed or not keys:
         return f"What comes of going on unchanged{place}?"
     what = keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])} and {keys[-1]}"
@@ -53,10 +53,13 @@ def question(group: Group) -> str:
     return f"{'Does' if len(keys) == 1 else 'Do'} {what}{metric}{place}?"
 
 
-def _facts(group: Group) -> list[dict[str, object]]:
-    if group.comparison is not None:
-        return [dict(arm.factors) for arm in group.comparison.arms if not arm.baseline]
-    return [dict(run.record.differences) for run in group.runs]
+def _changed(group: Group) -> list[str]:
+    """Factors by their names; what is changed in all arms alike is none, and has keys only."""
+    comparison = group.comparison
+    if comparison is None:
+        return list(dict.fromkeys(key for run in group.runs for key in run.record.differences))
+    keys = dict.fromkeys(key for arm in comparison.arms if not arm.baseline for key in arm.factors)
+    return [one.name for one in comparison.factors] or list(keys)
 
 
 def _sentence(group: Group) -> tuple[Tone, str]:

@@ -45,12 +45,16 @@ def factors(comparison: Comparison | None, runs: Sequence[Run]) -> Factors:
 
 def _with_levels(comparison: Comparison, found: Factors) -> Factors:
     named = [factor for factor in comparison.factors if factor.keys != [factor.name]]
-    first = {arm.name: arm.runs[min(arm.runs)] for arm in comparison.arms}
-    by_run = [factor.by_run() for factor in named]
-    rows = []
-    for name, values, changed in found.rows:
-        levels = [each.get(first.get(name, ""), "") for each in by_run]
-        rows.append((name, [*levels, *values], [*(any(changed) for _ in levels), *changed]))
+    levels: dict[str, list[str]] = {"trunk": ["" for _ in named]}
+    moved: dict[str, list[bool]] = {"trunk": [False for _ in named]}
+    for arm in comparison.arms:
+        levels[arm.name] = [factor.by_run().get(arm.runs[min(arm.runs)], "") for factor in named]
+        moved[arm.name] = [not arm.factors.keys().isdisjoint(factor.keys) for factor in named]
+        for index in (index for index, changed in enumerate(moved[arm.name]) if not changed):
+            levels["trunk"][index] = levels[arm.name][index]  # Who changed nothing has what the trunk has.
+    rows = [
+        (name, [*levels[name], *values], [*moved[name], *changed]) for name, values, changed in found.rows
+    ]
     return Factors([*(factor.name for factor in named), *found.keys], rows)
 
 
