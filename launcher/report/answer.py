@@ -40,6 +40,8 @@ def question(group: Group) -> str:
     notes = {run.record.notes for run in group.runs if run.record.kind != "trunk"}
     if len(notes) == 1 and (note := notes.pop()):
         return note
+    if _began_from_nothing(group):
+        return "How did these runs go?"
     point = group.point
     place = f" from step {spaced(point.step)} of {point.run or 'its checkpoint'}" if point else ""
     changed = [arm for arm in group.arms if not arm.baseline]
@@ -53,6 +55,10 @@ def question(group: Group) -> str:
     return f"{'Does' if len(keys) == 1 else 'Do'} {what}{metric}{place}?"
 
 
+def _began_from_nothing(group: Group) -> bool:
+    return all(run.record.parent is None for run in group.runs)
+
+
 def _changed(group: Group) -> list[str]:
     """Factors by their names; what is changed in all arms alike is none, and has keys only."""
     comparison = group.comparison
@@ -64,6 +70,8 @@ def _changed(group: Group) -> list[str]:
 
 def _sentence(group: Group) -> tuple[Tone, str]:
     comparison = group.comparison
+    if _began_from_nothing(group) and comparison is None:
+        return "open", "These runs began from nothing, so there is no control to hold them against."
     if comparison is None:
         return "open", f"There is no answer yet: {_lower(group.problems[-1])}"
     if comparison.missing:
