@@ -35,10 +35,11 @@ TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config",
 
 ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
+    "wandb_workspaces": "launcher.trackers.wandb",
     "pyteomics": "launcher.peptide",
 }
 
-HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics")
+HEAVY = ("torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics")
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "ledger/*.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py",

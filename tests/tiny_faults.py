@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -350,3 +351,13 @@ def random_rng(trainer: Trainer) -> None:
 def forget_the_counter() -> None:
     """What the task put into the checkpoint is not taken back."""
     Counter.load_state_dict = lambda *_: None  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class WithoutPackage:
+    """A package is not installed."""
+
+    name: str
+
+    def __call__(self) -> None:
+        sys.modules[self.name] = None  # type: ignore[assignment]

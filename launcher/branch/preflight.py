@@ -20,6 +20,7 @@ from launcher.findings import Finding, errors, render_findings
 from launcher.ledger.entry import Entry, entry_of
 from launcher.ledger.ledger import against, computed
 from launcher.lineage import Run, find_run, read_runs
+from launcher.trackers.trackers import not_installed
 from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
@@ -43,10 +44,10 @@ def preflight(
     Raises:
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
-    task, fingerprint = _built(plan)
+    task, model, fingerprint = _built(plan)
     if runs is None:
         runs, _ = read_runs(Path(plan.config.paths.outputs))
-    findings = _place(plan) + _shares(plan, task)
+    findings = _place(plan) + _shares(plan, task) + _trackers(plan)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -54,7 +55,7 @@ def preflight(
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
-        findings += fit_findings(plan, task, manifest)
+        findings += fit_findings(plan, model, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
         own = entry_of(new_record(plan, [], dict(environment)))
@@ -63,7 +64,7 @@ def preflight(
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
         if not errors(findings):
-            findings += effect_findings(plan, task)
+            findings += effect_findings(plan, task, model)
     return findings
 
 
@@ -73,7 +74,7 @@ def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     Raises:
         LauncherError: as :func:`preflight`.
     """
-    _, fingerprint = _built(plan)
+    _, _, fingerprint = _built(plan)
     findings = _place(plan)
     if plan.point is not None:
         findings += _data(plan, plan.point.manifest, fingerprint)
@@ -81,8 +82,8 @@ def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     return findings
 
 
-def _built(plan: Plan) -> tuple[Task, str]:
-    """The task and its data's fingerprint, once all that the config names is known to be buildable.
+def _built(plan: Plan) -> tuple[Task, torch.nn.Module, str]:
+    """The task, its model without memory, and its data's fingerprint: all that the config names can be built.
 
     Raises:
         ConfigError: a node's target cannot be imported or refuses its arguments.
@@ -91,8 +92,9 @@ def _built(plan: Plan) -> tuple[Task, str]:
     task = build_task(plan.config)
     build_schedule(plan.config.scheduler, plan.horizon_steps)
     with torch.device("meta"):
-        build_optimizer(plan.config.optimizer, task.build_model().parameters())
-    return task, task.fingerprint()
+        model = task.build_model()
+        build_optimizer(plan.config.optimizer, model.parameters())
+    return task, model, task.fingerprint()
 
 
 def require_clean(plan: Plan, findings: list[Finding]) -> None:
@@ -222,6 +224,20 @@ def _seed(plan: Plan) -> list[Finding]:
         return []
     found = "changes the order of the data; dropout goes on with the trunk's random numbers"
     return [Finding("note", f"seed={plan.config.seed}", found, "", "branch.reset=[rng] for new ones")]
+
+
+def _trackers(plan: Plan) -> list[Finding]:
+    """A tracker may fail, but what is known to before the run starts was a mistake."""
+    return [
+        Finding(
+            "error",
+            f"tracker.{name}",
+            f"the package {name} is not installed",
+            "it, or another tracker",
+            f"pip install 'checkpoint-launcher[{name}]'",
+        )
+        for name in not_installed(plan.config.tracker)
+    ]
 
 
 def changed_data(manifest: Manifest, fingerprint: str) -> list[Finding]:
