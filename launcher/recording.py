@@ -121,8 +121,9 @@ class Recording:
         """What the run began with; of what it goes on with, only other code is noted."""
         began, now = self.record.environment, self._environment
         if not going_on or "device" not in began:
-            facts = {"world_size": self.plan.config.launch.nproc, "data": trainer.task.fingerprint()}
-            self.record.environment = {**now, **facts}
+            config = self.plan.config
+            facts = {"world_size": config.launch.nproc, "seed": config.seed}
+            self.record.environment = {**now, **facts, "data": trainer.task.fingerprint()}
         elif "code" in began and began["code"].rpartition(", then ")[2] != now.get("code", began["code"]):
             began["code"] = f"{began['code']}, then {now['code']}"
 

@@ -105,8 +105,8 @@ class BranchSweeper(BasicSweeper):
         def as_trunk(some: list[Candidate]) -> list[Candidate]:
             """Controls say what the trunk was told: without a sweep the files' defaults would count."""
             unsaid = [one for one in some if not one.swept and one.settle]
-            said: list[tuple[list[str], list[str]]] = [([*one.overrides, *one.settle], []) for one in unsaid]
-            return [*added(said, 1), *(one for one in some if one.swept or not one.settle)]
+            said = iter(added([([*one.overrides, *one.settle], []) for one in unsaid], 1))
+            return [next(said) if not one.swept and one.settle else one for one in some]
 
         if settings.control:
             candidates = without_doubles(as_trunk(candidates))
@@ -145,9 +145,9 @@ class BranchSweeper(BasicSweeper):
                 fixed.append(f"{key}={one.get_value_element_as_str()}")
         made: list[tuple[list[str], list[str]]] = [(fixed, [])] if settings.control and axes else []
         for chosen in itertools.product(*_zipped(axes, settings.zip)):
+            swept = [each for part in chosen for each in part]
             # Beside a control that joins in, everything typed is what makes a sibling another.
-            swept = [each for part in chosen for each in part] or (fixed if settings.control else [])
-            made.append(([*fixed, *swept] if chosen else fixed, swept))
+            made.append(([*fixed, *swept], swept if axes or not settings.control else _of_the_run(fixed)))
         return made
 
     def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
@@ -202,6 +202,10 @@ class BranchSweeper(BasicSweeper):
 def _handed(arguments: Sequence[str]) -> list[str]:
     """The overrides that speak of the fan-out itself."""
     return [text for text in arguments if text.lstrip("+").startswith("fanout.")]
+
+
+def _of_the_run(arguments: Sequence[str]) -> list[str]:
+    return [text for text in arguments if text not in _handed(arguments)]
 
 
 def _fanout_settings(config: DictConfig) -> FanoutConfig:

@@ -154,6 +154,12 @@ class TestFacts:
         gpu = {"device": ["cpu", "cuda"]}
         other = run("gpu", gpu, {"device": "cuda"}, environment={**HERE, "device": "NVIDIA H100"})
         assert ledger([run("control", {}, {}), other]).findings == []
+        seeds = [
+            run("a", {}, {}, environment={**HERE, "seed": 0}),
+            run("b", {"seed": [0, 2]}, {"seed": 2}, environment={**HERE, "seed": 2}),
+            run("c", {"seed": [0, 1]}, {}, stream=1, environment={**HERE, "seed": 1}),
+        ]
+        assert ledger(seeds).findings == []
 
     def test_of_another_checkpoint(self) -> None:
         stranger = run("heavy", LOSS, HEAVY)

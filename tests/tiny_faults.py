@@ -343,16 +343,6 @@ def odd_direction() -> None:
     TinyTask.directions = {"error": "higher"}  # type: ignore[dict-item]
 
 
-@dataclass(frozen=True)
-class WithoutPackage:
-    """A package is not installed."""
-
-    name: str
-
-    def __call__(self) -> None:
-        sys.modules[self.name] = None  # type: ignore[assignment]
-
-
 def random_rng(trainer: Trainer) -> None:
     """Random numbers that no run ever has again."""
     torch.seed()
@@ -361,3 +351,13 @@ def random_rng(trainer: Trainer) -> None:
 def forget_the_counter() -> None:
     """What the task put into the checkpoint is not taken back."""
     Counter.load_state_dict = lambda *_: None  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class WithoutPackage:
+    """A package is not installed."""
+
+    name: str
+
+    def __call__(self) -> None:
+        sys.modules[self.name] = None  # type: ignore[assignment]

@@ -9,12 +9,13 @@ from typing import Any
 from launcher.lineage import RunRecord
 
 _KIND = {"code": "code", "data": "data", "device": "device", "machine": "device", "threads": "threads",
-         "world_size": "world_size", "branch point": "branch point"}  # fmt: skip
+         "world_size": "world_size", "seed": "seed", "branch point": "branch point"}  # fmt: skip
 _EXCUSES = {
     "data": ("data", "task"),
     "device": ("device",),
     "threads": ("threads", "launch"),
     "world_size": ("launch",),
+    "seed": ("seed",),
 }
 """Kind to the config's nodes that decide on it: where one of these is a factor, the fact follows from it."""
 _BRANCH: Mapping[str, Any] = {
@@ -73,7 +74,7 @@ def entry_of(record: RunRecord) -> Entry:
             value = [part for part in value if part != "rng"]
         if value != default:
             changed[key] = (default, value)
-    facts = {name: str(value) for name, value in record.environment.items()}
+    facts = {name: str(value) for name, value in record.environment.items() if name not in drawn}
     if record.parent is not None:
         facts["branch point"] = record.parent.sha256
     return Entry(

@@ -36,7 +36,6 @@ def test_the_others_wait_for_it(on_slurm: Launched) -> None:
 def test_one_that_does_not_pass_closes_the_way(on_slurm: Launched) -> None:
     tiny = on_slurm.tiny
     on_slurm.hurry()
-    # The task loses its counter when a process goes on from a checkpoint: told by the environment of the job.
     tiny.train("task._target_=tests.slurm.telling.ForgetfulTask", environment={SLOW_UNTIL: ""})
     ended = launched(on_slurm, "task._target_=tests.slurm.telling.ForgetfulTask")
     assert ended.status == 1
