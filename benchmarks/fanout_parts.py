@@ -46,7 +46,7 @@ def main(overrides: Sequence[str]) -> None:
     watch(sweep.BranchSweeper, "_candidates", "compose the siblings")
     watch(check, "check", "check them")
     watch(launch, "write_launches", "write what is launched")
-    watch(launch, "_started", "launch, and wait for the end")
+    watch(launch._Start, "here", "launch, and wait for the end")
     sweeping: Callable[..., Any] = sweep.BranchSweeper.sweep
 
     def swept(*arguments: Any, **named: Any) -> Any:

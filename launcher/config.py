@@ -189,8 +189,16 @@ class FanoutConfig:
     """Launch the other siblings although the checks stop some."""
     zip: list[str] = field(default_factory=list)
     """Keys whose lists of values are walked together instead of each with each."""
+    allow: list[str] = field(default_factory=list)
+    """Differences between siblings that nobody declared and that do not stop the launch: any of ``code
+    libraries device threads``. They are recorded."""
+    complete: bool = False
+    """Launch also the siblings that tell apart factors which the others change only at once."""
     control: bool = False
-    """Launch the control as well: the sibling without any of the swept overrides."""
+    """Launch the control as well, first: the sibling without any of the swept overrides, or of those that
+    change what is computed where none is swept. Twice where its trunk ends at the branch point."""
+    canary: bool = False
+    """The control takes some steps first, saves, loads again and goes on; the others start if it could."""
     repeats: int = 1
     """Streams of data order and random numbers that each sibling is run with. Stream 0 is the trunk's own
     continuation; streams 1 and up are the same for all siblings, so that they are compared in pairs."""
@@ -208,6 +216,12 @@ class FanoutConfig:
     """Set by the sweeper: which one of several runs of the same signature this is."""
     id: str | None = None
     """Set by the sweeper: the fan-out that the sibling belongs to."""
+    code: str | None = None
+    """Set by the sweeper: the code that was launched, as git names it."""
+    looks: list[int] = field(default_factory=list)
+    """Set by the sweeper: steps since the branch point after which a digest of the weights is recorded."""
+    until: int | None = None
+    """Set by the sweeper: the run is the canary and stops after so many steps."""
 
 
 @dataclass

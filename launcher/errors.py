@@ -78,6 +78,9 @@ class UnknownRun(LauncherError):
 class UndeclaredDifference(LauncherError):
     """A branch differs from its trunk in something that nobody typed."""
 
+    settle: tuple[str, ...] = ()
+    """The overrides that make it as the trunk is."""
+
 
 class PreflightFailed(LauncherError):
     """One or more findings stop the launch; the table of findings is the message."""

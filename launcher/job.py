@@ -1,4 +1,4 @@
-"""The process of one sibling that a launcher started: ``python -P -m launcher.job RUN_DIRECTORY``.
+"""The process of one sibling that a launcher started: ``python -P -m launcher.job RUN_DIRECTORY [--canary]``.
 
 Everything that it does was decided at the launch: ``launch.json`` has the resolved config.
 """
@@ -16,11 +16,16 @@ from launcher.layout import RunDirectory
 from launcher.messages import log_to_stderr
 from launcher.training.signals import ASKING, Interruption
 
-IMPORTED_LATER = ("launcher.run", "launcher.launchers.sibling", "torch.utils.serialization")
+IMPORTED_LATER = (
+    "launcher.run",
+    "launcher.canary",
+    "launcher.launchers.sibling",
+    "torch.utils.serialization",
+)
 """What :func:`run_sibling` will import: for whoever forks the processes that call it."""
 
 
-def run_sibling(directory: Path, interruption: Interruption | None = None) -> int:
+def run_sibling(directory: Path, interruption: Interruption | None = None, until: int | None = None) -> int:
     """Bring the sibling in ``directory`` to its end in this process; the exit status.
 
     What it prints goes to ``log.txt`` in the run's directory.
@@ -28,6 +33,7 @@ def run_sibling(directory: Path, interruption: Interruption | None = None) -> in
     Args:
         directory: the run's.
         interruption: entered already, by a process that catches signals earlier and later than the run.
+        until: the sibling is the canary, and stops after so many steps.
     """
     _print_to(RunDirectory(directory).log)
     try:
@@ -43,13 +49,22 @@ def run_sibling(directory: Path, interruption: Interruption | None = None) -> in
         from launcher.run import run
 
         log_to_stderr()
-        run(Config.from_plain(launch.config), Declared(**launch.declared), interruption)
+        config = Config.from_plain(launch.config)
+        config.fanout.until = until
+        run(config, Declared(**launch.declared), interruption)
     except LauncherError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1
     return 0
+
+
+def run_canary(directory: Path, interruption: Interruption | None = None) -> int:
+    """Let the sibling in ``directory`` show that it can run; 0 if its siblings may start."""
+    from launcher.canary import STEPS
+
+    return run_sibling(directory, interruption, STEPS)
 
 
 def _print_to(log: Path) -> None:
@@ -62,16 +77,21 @@ def _print_to(log: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the sibling whose directory is the one argument."""
-    [directory] = arguments
+    """Run the sibling whose directory is the first argument; with ``--canary`` only its first steps."""
+    directory, *options = arguments
+    canary = options == ["--canary"]
     with Interruption() as interruption:
         # The batch script blocks them, so that none is lost or deadly before there is a handler.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
-        status = run_sibling(Path(directory), interruption)
+        status = (run_canary if canary else run_sibling)(Path(directory), interruption)
         from launcher.launchers.jobs.job import current_job, leave
 
         job = current_job()
         stopped = interruption.asked is not None and status == interruption.exit_status
+        if canary and status and not stopped:
+            from launcher.fanout.canary import keep_back
+
+            keep_back(Path(directory))
         return leave(job, interruption) if job is not None and stopped else status
 
 

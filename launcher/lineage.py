@@ -127,7 +127,12 @@ class RunRecord:
     """SLURM job that it was submitted as."""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
-    """Device, threads, library versions."""
+    """Where the run began: code, data fingerprint, device, threads, library versions."""
+    allowed: list[str] = field(default_factory=list)
+    """Kinds of undeclared differences from its siblings that ``fanout.allow`` let through."""
+    states: dict[str, str] = field(default_factory=dict)
+    """Digest of the weights by steps since the branch point: soon after the first step at which what was
+    changed should show, and at the end."""
     trackers: dict[str, Any] = field(default_factory=dict)
     """What each tracker said of itself."""
     notes: str | None = None

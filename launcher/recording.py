@@ -15,14 +15,15 @@ from omegaconf import OmegaConf
 from launcher.branch.metadata import tags, tracker_config
 from launcher.branch.plan import Plan
 from launcher.branch.record import going_on, new_record
-from launcher.checkpoint.manifest import About
+from launcher.checkpoint.content import describe
+from launcher.checkpoint.manifest import About, Content, read_manifest
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
 from launcher.errors import ConfigError, LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
 from launcher.launchers.jobs.job import SlurmJob, current_job
-from launcher.layout import RunDirectory
+from launcher.layout import RunDirectory, checkpoint_file
 from launcher.lease import Lease, Superseded, holder
 from launcher.lineage import Origin, Start, State, branched_steps, utc_now
 from launcher.publishing import Publishing
@@ -38,6 +39,7 @@ from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
 
 WANDB = "wandb://"
+_WEIGHTS = "model_state_dict"
 
 
 class Recording:
@@ -72,7 +74,6 @@ class Recording:
     def _open(self, directory: RunDirectory) -> None:
         # Only now: until the lease was taken, an older process could still write.
         self.record = going_on(directory) or new_record(self.plan, self._findings, self._environment)
-        self.record.environment = self.record.environment or self._environment
         self.record.job_id = self._job.id or None
         try:
             config = OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config)))
@@ -109,6 +110,7 @@ class Recording:
         step = trainer.live.progress.step
         self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
+        self._note_environment(trainer, going_on=origin == "own checkpoint")
         if isinstance(trainer.task, Directed):
             self.record.directions = dict(trainer.task.directions)
         self.lease.note(step, self.plan.end_step)
@@ -119,6 +121,16 @@ class Recording:
         self._publishing.start()
         self._write_record()
         self._bar.start(step)
+
+    def _note_environment(self, trainer: Trainer, going_on: bool) -> None:
+        """What the run began with; of what it goes on with, only other code is noted."""
+        began, now = self.record.environment, self._environment
+        if not going_on or "device" not in began:
+            config = self.plan.config
+            facts = {"world_size": config.launch.nproc, "seed": config.seed}
+            self.record.environment = {**now, **facts, "data": trainer.task.fingerprint()}
+        elif "code" in began and began["code"].rpartition(", then ")[2] != now.get("code", began["code"]):
+            began["code"] = f"{began['code']}, then {now['code']}"
 
     def log(self, progress: Progress, metrics: Mapping[str, float | str]) -> None:
         """One line of metrics; a step that is on record already is not logged again."""
@@ -153,6 +165,10 @@ class Recording:
         self.lease.note(step, self.plan.end_step)
         if step == self.record.starts[-1].step + 1:
             self._writer.reserve(self._trainer.state_dict())
+        if step - self.record.start_step in self.plan.config.fanout.looks:
+            weights = {_WEIGHTS: dict(self._trainer.live.model.state_dict())}
+            self._note_weights(step, describe(weights))
+            self._write_record()
         self._bar.advance(step)
 
     def finish(self, state: State) -> None:
@@ -160,7 +176,21 @@ class Recording:
         assert self._trainer is not None
         self._writer.close()
         self._writer.check()
+        ended = state == "finished" and self._writer.saved == self.plan.end_step
+        if ended and self.record.parent is not None:
+            last = self.plan.directory.checkpoints / checkpoint_file(self.plan.end_step)
+            self._note_weights(self.plan.end_step, read_manifest(last).content)
         self._end(state, None)
+
+    def _note_weights(self, step: int, content: Content) -> None:
+        self.record.states[str(step - self.record.start_step)] = content.components[_WEIGHTS][:16]
+
+    def saved(self) -> Path:
+        """The newest checkpoint, once it is on disk."""
+        self._writer.wait()
+        self._writer.check()
+        assert self._writer.saved is not None
+        return self.plan.directory.checkpoints / checkpoint_file(self._writer.saved)
 
     def __exit__(
         self,

@@ -6,7 +6,7 @@ import logging
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,7 @@ from launcher.branch.preflight import (
     require_clean,
 )
 from launcher.branch.select import selected_names, selected_state
+from launcher.canary import prove_resumable, refuse_unlike
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.formats.known import load
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -31,8 +32,10 @@ from launcher.checkpoint.verify import newest_good
 from launcher.config import Config
 from launcher.errors import BranchPointUnavailable, LauncherError
 from launcher.findings import Finding, render_findings
+from launcher.launchers.jobs.snapshot import script_directory
 from launcher.launchers.sibling import failed_sibling
 from launcher.layout import SCRATCH
+from launcher.ledger.code import code_of
 from launcher.lineage import Origin, Run, read_run
 from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
@@ -80,7 +83,9 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
 
         with (
             nullcontext(interruption) if interruption else Interruption() as stop,
-            Recording(run_plan, findings, environment(device)) if ranks.first else Unrecorded() as hooks,
+            Recording(run_plan, findings, _environment(config, device))
+            if ranks.first
+            else Unrecorded() as hooks,
             ranks.lost_ones_named(),
         ):
             task = build_task(config)
@@ -97,7 +102,10 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             trainer.gather_streams()
             if isinstance(hooks, Recording):
                 _record_start(run_plan, hooks, trainer, origin)
-            reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks)
+            until = config.fanout.until and run_plan.start.step + config.fanout.until
+            reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks, until)
+            if until is not None and stop.asked is None:
+                prove_resumable(trainer, partial(_again, run_plan, hooks, device, ranks), ranks)
             if isinstance(hooks, Recording):
                 hooks.finish("finished" if reached else "interrupted")
 
@@ -108,6 +116,18 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
         log.warning("Stopped by %s; the same command goes on from here.", stop.asked.name)
         raise SystemExit(stop.exit_status)
     return finished
+
+
+def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
+    """The run as it would go on in another process, from what is on disk. Collective."""
+    saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
+    return resume(plan, build_task(plan.config), read_state(saved), device, ranks)
+
+
+def _environment(config: Config, device: torch.device) -> dict[str, Any]:
+    """What an exact repetition needs besides the config. Of a sibling, the code is what was launched."""
+    code = config.fanout.code or code_of(script_directory())
+    return {**environment(device), **({"code": code} if code else {})}
 
 
 def _as_rank(config: Config, declared: Declared) -> Run:
@@ -175,11 +195,12 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
         print_in_red(from_scratch(plan.id, plan.unavailable))
     if own is None:
         check = preflight if plan.config.fanout.id is None else recheck
-        findings = check(plan, environment(device))
+        findings = check(plan, _environment(plan.config, device))
     else:
         fingerprint = build_task(plan.config).fingerprint()
         manifest = read_manifest(own)
-        findings = differing_environment(manifest, environment(device)) + changed_data(manifest, fingerprint)
+        here = _environment(plan.config, device)
+        findings = differing_environment(manifest, here) + changed_data(manifest, fingerprint)
     require_clean(plan, findings)
     if findings:
         log.warning("\n%s", render_findings(findings))
@@ -271,4 +292,7 @@ def _record_start(plan: Plan, recording: Recording, trainer: Trainer, origin: Or
     if origin != "branch point" or plan.branch_type != "control":
         return
     about = About(step=plan.start.step, absolute_step=plan.start.absolute_step, run=plan.id)
-    write_manifest(plan.directory.restored, Manifest(about, describe(trainer.state_dict())))
+    restored = Manifest(about, describe(trainer.state_dict()))
+    write_manifest(plan.directory.restored, restored)
+    if plan.config.fanout.until is not None and plan.point is not None:
+        refuse_unlike(plan.point.manifest.content, restored.content)

@@ -68,19 +68,63 @@ class BranchSweeper(BasicSweeper):
         """
         from launcher.fanout.check import check
         from launcher.fanout.launch import launch, print_findings, show, stop_if_bad
-        from launcher.job import run_sibling
+        from launcher.job import run_canary, run_sibling
 
         assert self.config is not None
         settings = _fanout_settings(self.config)
-        candidates = self._candidates(self.siblings(arguments, settings), settings.repeats)
-        candidates = check(candidates, remote=getattr(self.launcher, "remote", False))
+        remote = getattr(self.launcher, "remote", False)
+        candidates = check(self._candidates(self.siblings(arguments, settings), settings.repeats), remote)
+        candidates = self._with_what_is_needed(candidates, settings, remote, _handed(arguments))
         print_findings(candidates)
         if settings.dry_run:
             show(candidates)
         stop_if_bad(candidates, settings)
         if settings.dry_run:
             return []
-        return launch(candidates, self._fanout(), settings, self.launcher, run_sibling)
+        return launch(candidates, self._fanout(), settings, self.launcher, run_sibling, run_canary)
+
+    def _with_what_is_needed(
+        self, candidates: list[Candidate], settings: FanoutConfig, remote: bool, handed: Sequence[str]
+    ) -> list[Candidate]:
+        """The siblings with those that ``fanout.control`` and ``fanout.complete`` add.
+
+        Args:
+            candidates: those that were typed, checked.
+            settings: of the fan-out.
+            remote: see :func:`launcher.fanout.check.check`.
+            handed: the overrides of ``fanout`` itself.
+        """
+        from launcher.fanout.check import check
+        from launcher.fanout.control import control_of, needs_twin, without_doubles
+        from launcher.fanout.factors import missing, note_confounded, plan_looks
+
+        def added(siblings: list[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
+            made = [([*overrides, *handed], swept) for overrides, swept in siblings]
+            return check(self._candidates(made, repeats), remote) if made else []
+
+        def as_trunk(some: list[Candidate]) -> list[Candidate]:
+            """Controls say what the trunk was told: without a sweep the files' defaults would count."""
+            unsaid = [one for one in some if not one.swept and one.settle]
+            said = iter(added([([*one.overrides, *one.settle], []) for one in unsaid], 1))
+            return [next(said) if not one.swept and one.settle else one for one in some]
+
+        if settings.control:
+            candidates = without_doubles(as_trunk(candidates))
+            if (unchanged := control_of(candidates)) is not None:
+                added_controls = as_trunk(added([(unchanged, [])], settings.repeats))
+                candidates = without_doubles([*added_controls, *candidates])
+        if settings.complete:
+            cells = [(list(one.overrides), list(one.overrides)) for one in missing(candidates)]
+            candidates = [*candidates, *added(cells, settings.repeats)]
+        for control in [one.plan for one in candidates if one.plan and one.plan.branch_type == "control"]:
+            if settings.control and needs_twin(control):
+                again = f"fanout.repeat={control.config.fanout.repeat + 1}"
+                for twin in added([([*control.declared.overrides, again], [])], 1):
+                    twin.overrides += (again,)  # Without that word it would be the control.
+                    candidates.append(twin)
+        note_confounded(candidates)
+        plan_looks(candidates)
+        return candidates
 
     def siblings(self, arguments: Sequence[str], settings: FanoutConfig) -> list[tuple[list[str], list[str]]]:
         """Overrides of each sibling, and those of them that are swept.
@@ -102,7 +146,8 @@ class BranchSweeper(BasicSweeper):
         made: list[tuple[list[str], list[str]]] = [(fixed, [])] if settings.control and axes else []
         for chosen in itertools.product(*_zipped(axes, settings.zip)):
             swept = [each for part in chosen for each in part]
-            made.append(([*fixed, *swept], swept))
+            # Beside a control that joins in, everything typed is what makes a sibling another.
+            made.append(([*fixed, *swept], swept if axes or not settings.control else _of_the_run(fixed)))
         return made
 
     def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
@@ -152,6 +197,15 @@ class BranchSweeper(BasicSweeper):
         settings = OmegaConf.to_container(self.config.hydra.launcher, resolve=False)
         assert isinstance(settings, dict)
         return Fanout(str(chosen), {str(key): value for key, value in settings.items()}, Path.cwd())
+
+
+def _handed(arguments: Sequence[str]) -> list[str]:
+    """The overrides that speak of the fan-out itself."""
+    return [text for text in arguments if text.lstrip("+").startswith("fanout.")]
+
+
+def _of_the_run(arguments: Sequence[str]) -> list[str]:
+    return [text for text in arguments if text not in _handed(arguments)]
 
 
 def _fanout_settings(config: DictConfig) -> FanoutConfig:

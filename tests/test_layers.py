@@ -19,10 +19,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "files"),
     ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),
-    ("sources",),
+    ("sources", "ledger"),
     ("branch", "report", "launchers"),
     ("publishing",),
-    ("recording",),
+    ("recording", "canary"),
     ("run", "fanout"),
     ("job",),
     ("composition",),
@@ -55,9 +55,9 @@ HEAVY = (
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
-    "lineage.py", "checkpoint/formats/known.py", "checkpoint/manifest.py", "checkpoint/store.py",
-    "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py", "launchers/pool.py",
-    "cli.py", "commands/*.py",
+    "lineage.py", "ledger/*.py", "checkpoint/formats/known.py", "checkpoint/manifest.py",
+    "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py",
+    "launchers/pool.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

@@ -53,6 +53,7 @@ def test_an_exact_control_is_proven(tiny: Tiny, overrides: list[str]) -> None:
         "checkpoint_steps": list(range(start + 10, 41, 10)),
         "metric_lines": 40 - start,
         "divergence": None,
+        "twin": False,
     }
     assert "exact" in tiny.launcher("verify", control.id).out
 

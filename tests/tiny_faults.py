@@ -28,7 +28,7 @@ from launcher.checkpoint.manifest import About, Manifest, write_manifest
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.training.task import Batch
 from launcher.training.trainer import Trainer
-from tests.tiny_task import TinyTask
+from tests.tiny_task import Counter, TinyTask
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,18 @@ def after_restoring(fault: Callable[[Trainer], None]) -> None:
         return trainer
 
     launcher.run.branch = faulty
+
+
+def after_resuming(fault: Callable[[Trainer], None]) -> None:
+    """The same with a run that goes on from its own checkpoint."""
+    original = launcher.run.resume
+
+    def faulty(*arguments: Any) -> Trainer:
+        trainer = original(*arguments)
+        fault(trainer)
+        return trainer
+
+    launcher.run.resume = faulty
 
 
 def after_step(step: int, fault: Callable[[Trainer], None]) -> None:
@@ -329,6 +341,16 @@ def _once_at(step: int, happens: Callable[[], object]) -> None:
 def odd_direction() -> None:
     """Have the task name a direction that there is not."""
     TinyTask.directions = {"error": "higher"}  # type: ignore[dict-item]
+
+
+def random_rng(trainer: Trainer) -> None:
+    """Random numbers that no run ever has again."""
+    torch.seed()
+
+
+def forget_the_counter() -> None:
+    """What the task put into the checkpoint is not taken back."""
+    Counter.load_state_dict = lambda *_: None  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)

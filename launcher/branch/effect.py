@@ -138,11 +138,14 @@ def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
         return []
     own = Settings(plan.config, plan, task, model)
     findings = []
+    begins: int | None = None
     for unit, keys in units.items():
         without = _taken_back(plan, keys)
         if without is None:
             continue
         first = first_effect(own, without, plan.steps)
+        if first is not None and not (plan.stream and unit == "seed"):
+            begins = min(first, begins or first)
         source = plan.declared.keys.get(unit) or plan.declared.nodes.get(unit, "")
         value = plan.declared.values.get(unit)
         if first is None and all(key.endswith(".path") for key in keys):
@@ -152,7 +155,16 @@ def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
         elif first > 1:
             step = plan.start.step + first
             findings.append(Finding("note", f"{unit}={value}", f"takes effect from step {step} on", do=""))
+    _begins[plan.id] = begins or 1
     return findings
+
+
+def effect_begins(plan: Plan) -> int | None:
+    """The first step of a branch at which what was changed shows, counted from 1.
+
+    As :func:`effect_findings` saw it in this process, 1 where it could not tell; None where it was not asked.
+    """
+    return _begins.get(plan.id)
 
 
 def _without_effect(plan: Plan, typed: str, source: str, keys: Iterable[str]) -> Finding:
@@ -190,6 +202,7 @@ def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
 
 _NOT_SETTINGS = frozenset({"paths", "tracker", "tracking", "checkpoint", "fanout"})
 """Nodes that decide nothing of what is computed."""
+_begins: dict[str, int] = {}
 _KNOWN = 64
 _known: dict[bytes, Settings | None] = {}
 """The settings of siblings with their factors taken back: most often the same for all of them."""

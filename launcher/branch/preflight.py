@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -12,11 +12,14 @@ from launcher.branch.effect import build_task, effect_findings
 from launcher.branch.fit import fit_findings
 from launcher.branch.foreign import foreign_findings
 from launcher.branch.plan import Plan
+from launcher.branch.record import new_record
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
+from launcher.ledger.entry import Entry, entry_of
+from launcher.ledger.ledger import against, computed
 from launcher.lineage import Run, find_run, read_runs
 from launcher.trackers.trackers import not_installed
 from launcher.training.distributed import indivisible
@@ -26,19 +29,25 @@ from launcher.training.task import Task
 
 
 def preflight(
-    plan: Plan, environment: Mapping[str, object], runs: Sequence[Run] | None = None
+    plan: Plan,
+    environment: Mapping[str, object],
+    runs: Sequence[Run] | None = None,
+    there: Sequence[Entry] | None = None,
 ) -> list[Finding]:
     """Check a run before it starts.
 
     Args:
         plan: the run.
-        environment: device, threads and library versions of this process.
+        environment: code, device, threads and library versions of this process, as far as they are known.
         runs: all runs that there are, where they were read already.
+        there: those of the group that the run is held against, where that is known already.
 
     Raises:
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
     task, model, fingerprint = _built(plan)
+    if runs is None:
+        runs, _ = read_runs(Path(plan.config.paths.outputs))
     findings = _place(plan) + _shares(plan, task) + _trackers(plan)
     if plan.unavailable is not None:
         findings.append(
@@ -51,6 +60,8 @@ def preflight(
         findings += fit_findings(plan, model, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
+        own = entry_of(new_record(plan, [], dict(environment)))
+        findings += against(own, siblings_of(plan, runs) if there is None else there)
         findings += _seed(plan)
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
@@ -170,10 +181,8 @@ def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     return changed_data(manifest, fingerprint)
 
 
-def _siblings(plan: Plan, manifest: Manifest, runs: Sequence[Run] | None) -> list[Finding]:
+def _siblings(plan: Plan, manifest: Manifest, runs: Sequence[Run]) -> list[Finding]:
     """Siblings of two different checkpoints are not siblings."""
-    if runs is None:
-        runs, _ = read_runs(Path(plan.config.paths.outputs))
     strangers = [
         run.id
         for run in runs
@@ -192,6 +201,12 @@ def _siblings(plan: Plan, manifest: Manifest, runs: Sequence[Run] | None) -> lis
             f"tracking.group={plan.group}-{manifest.about.run.rpartition('-')[2]}, or branch.name=NAME",
         )
     ]
+
+
+def siblings_of(plan: Plan, runs: Iterable[Run]) -> list[Entry]:
+    """The runs that a new sibling is held against: those of its group of which something is computed."""
+    group = (run for run in runs if run.record.group == plan.group)
+    return [entry_of(run.record) for run in group if computed(run)]
 
 
 def _compared_run(plan: Plan) -> list[Finding]:
@@ -259,4 +274,8 @@ def differing_environment(manifest: Manifest, environment: Mapping[str, object])
     ]
 
 
-_HINTS = {"threads": "threads=N; a different number can change the last bit", "device": "device=cpu|cuda"}
+_HINTS = {
+    "threads": "threads=N; a different number can change the last bit",
+    "device": "device=cpu|cuda",
+    "code": "whether that matters, the control tells: fanout.control=true, launcher verify",
+}

@@ -66,6 +66,7 @@ def new_record(
         differences={key: [left, right] for key, (left, right) in plan.differences.items()},
         findings=[finding.to_json() for finding in findings],
         environment=environment,
+        allowed=list(plan.config.fanout.allow),
         notes=plan.config.branch.notes,
         tags=list(tags(plan)),
     )

@@ -30,7 +30,7 @@ def refuse_undeclared(
     here = flatten(plain(config))
     # What this run has not at all cannot be typed: it comes with the option that its node has here.
     own = [override(key, mine) for key, (_, mine) in undeclared.items() if key in here]
-    raise UndeclaredDifference(
+    error = UndeclaredDifference(
         f"The branch differs from its trunk {point.run_id} in something that was not typed.",
         where=", ".join(undeclared),
         found="; ".join(
@@ -48,6 +48,8 @@ def refuse_undeclared(
             ),
         ],
     )
+    error.settle = tuple(settle)
+    raise error
 
 
 def _as_the_trunk(

@@ -1,4 +1,4 @@
-"""From runs to an answer: ``compare``."""
+"""From runs to an answer: ``ledger``, ``compare``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 def add(verbs: Verbs) -> None:
     """Add the verbs of this subject."""
+    one = verbs.add("ledger", _ledger, "In what siblings differ: on purpose, and else. Exit status 0 or 3.")
+    one.add_argument("names", metavar="GROUP|RUN", nargs="*", help="default: the one group that there is")
     one = verbs.add("compare", _compare, "Hold siblings against their control, or one run against others.")
     one.add_argument("names", metavar="GROUP|RUN", nargs="*", help="default: the one group that there is")
     add_questions(one)
@@ -38,6 +40,16 @@ def asked(options: argparse.Namespace) -> Asked:
     from launcher.report.compare.comparison import Asked
 
     return Asked(options.metric, options.at, options.smooth, options.baseline, options.expect)
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from launcher.ledger.ledger import ledger
+    from launcher.report import ledger as showing
+    from launcher.report.compare.selection import named_runs
+
+    book = ledger(named_runs(options.outputs, options.names))
+    answer(options, book.to_json(), showing.rendered(book), least_width=120)
+    return 3 if any(one.level == "warning" for one in book.findings) else 0
 
 
 def _compare(options: argparse.Namespace) -> int:

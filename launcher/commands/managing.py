@@ -8,6 +8,7 @@ import json
 import sys
 
 from launcher.commands.verbs import Verbs, answer
+from launcher.ledger.ledger import ALLOWED
 from launcher.messages import log_to_stderr
 
 
@@ -24,6 +25,10 @@ def add(verbs: Verbs) -> None:
         "retry", _retry, "Launch again what failed or is missing, as it was launched. Status 0 or 1."
     )
     one.add_argument("name", metavar="GROUP|RUN")
+    one.add_argument(
+        "--allow", action="append", default=[], choices=ALLOWED, metavar="KIND",
+        help=f"a difference from its siblings that does not stop it: {', '.join(ALLOWED)}",
+    )  # fmt: skip
     one = verbs.add("sync", _sync, "Upload to W&B what ran offline or never arrived. Exit status 0 or 3.")
     one.add_argument("name", metavar="GROUP|RUN", nargs="?", help="default: all runs")
     one.add_argument(
@@ -67,7 +72,7 @@ def _retry(options: argparse.Namespace) -> int:
     log_to_stderr()
     before = status.statuses(options.outputs, options.name)
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        count = retry(options.outputs, options.name, run_sibling)
+        count = retry(options.outputs, options.name, run_sibling, options.allow)
     after = status.statuses(options.outputs, options.name)
     facts = {
         "launched": count,

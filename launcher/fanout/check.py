@@ -10,15 +10,18 @@ from typing import Any
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
 from launcher.branch.plan import Plan, plan
-from launcher.branch.preflight import changed_data, preflight
+from launcher.branch.preflight import changed_data, preflight, siblings_of
 from launcher.branch.resolve import BranchPoint, cache_of, resolve
 from launcher.checkpoint.manifest import read_manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, Config
-from launcher.errors import BranchPointUnavailable, LauncherError
+from launcher.errors import BranchPointUnavailable, LauncherError, UndeclaredDifference
 from launcher.fanout.status import UNDER_WAY, Status, jobs_of, status_of
 from launcher.files import canonical_json
 from launcher.findings import Finding, errors, finding_of
+from launcher.launchers.jobs.snapshot import script_directory
+from launcher.ledger.code import code_of
+from launcher.ledger.entry import Entry, entry_of
 from launcher.lineage import Run, read_runs
 from launcher.training.device import choose_device, environment
 
@@ -35,6 +38,12 @@ class Candidate:
     declared: Declared = field(default_factory=Declared)
     plan: Plan | None = None
     findings: list[Finding] = field(default_factory=list)
+    settle: tuple[str, ...] = ()
+    """The overrides without which it differs from its trunk in something that nobody typed."""
+    beside: Sequence[Entry] = ()
+    """The runs of its group that it was held against."""
+    looks: list[int] = field(default_factory=list)
+    """Steps since the branch point after which a digest of the weights tells whether it has an effect."""
     there: Status = field(default_factory=lambda: Status("", "", "", "new"))
 
     @property
@@ -65,6 +74,7 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
     points = _Points()
     runs: dict[str, list[Run]] = {}
     seen: dict[Path, Candidate] = {}
+    code = code_of(script_directory())
     for one in candidates:
         if one.config is None:
             continue
@@ -76,13 +86,19 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
             one.config = one.plan.config
         except LauncherError as error:
             one.findings.append(finding_of(error))
+            one.settle = error.settle if isinstance(error, UndeclaredDifference) else ()
     jobs = jobs_of(one.plan.directory for one in candidates if one.plan is not None)
+    groups: dict[tuple[str, str], list[Entry]] = {}
     for one in candidates:
         if one.plan is None:
             continue
         try:
             one.there = status_of(one.plan.directory, jobs)
-            one.findings += _findings(one.plan, one.there, runs[one.plan.config.paths.outputs], remote)
+            place = (one.plan.config.paths.outputs, one.plan.group)
+            if place not in groups:
+                groups[place] = _group(one.plan, runs[place[0]])
+            one.beside = groups[place]
+            one.findings += _findings(one, runs[place[0]], remote, code)
         except LauncherError as error:
             one.findings.append(finding_of(error))
         first = seen.setdefault(one.plan.directory.path.resolve(), one)
@@ -95,7 +111,17 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
     return [one for one in candidates if one.swept or one.plan is None or id(one) in kept]
 
 
-def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> list[Finding]:
+def _group(planned: Plan, runs: list[Run]) -> list[Entry]:
+    """The runs of a sibling's group that it is held against: those that wait as well."""
+    queued = [run for run in runs if run.record.group == planned.group and run.record.state == "queued"]
+    jobs = jobs_of(run.directory for run in queued)
+    waiting = [run for run in queued if status_of(run.directory, jobs).state in UNDER_WAY]
+    return [*siblings_of(planned, runs), *(entry_of(run.record) for run in waiting)]
+
+
+def _findings(one: Candidate, runs: list[Run], remote: bool, code: str | None) -> list[Finding]:
+    planned, there = one.plan, one.there
+    assert planned is not None
     if there.state in UNDER_WAY:
         return []
     own = checkpoints(planned.directory.checkpoints)
@@ -108,7 +134,7 @@ def _findings(planned: Plan, there: Status, runs: list[Run], remote: bool) -> li
     if planned.config.threads is not None or remote:
         # Set when the run starts, not here.
         seen = {key: value for key, value in seen.items() if key != "threads"}
-    return preflight(planned, seen, runs)
+    return preflight(planned, {**seen, **({"code": code} if code else {})}, runs, one.beside)
 
 
 def _equal(first: Candidate, second: Candidate) -> Finding:

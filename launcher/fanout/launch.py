@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -12,8 +13,10 @@ from rich.console import Console
 
 from launcher.branch.command import command
 from launcher.branch.naming import from_scratch
+from launcher.canary import STEPS
 from launcher.config import FanoutConfig
 from launcher.errors import LauncherError, PreflightFailed
+from launcher.fanout.canary import canary_first, why_not
 from launcher.fanout.check import Candidate
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
 from launcher.fanout.written import (
@@ -76,6 +79,7 @@ def launch(
     settings: FanoutConfig,
     launcher: Any,
     run: RunSibling,
+    canary: RunSibling | None = None,
 ) -> list[Any]:
     """Launch what is neither finished nor under way, and show what came of all.
 
@@ -85,6 +89,7 @@ def launch(
         settings: of the fan-out.
         launcher: one of this package's, or any of Hydra's.
         run: what one of this package's launchers calls in a sibling's process.
+        canary: the same for the canary, where there is to be one.
 
     Returns what Hydra expects of a sweep: what each job returned, under a launcher of Hydra's.
 
@@ -93,6 +98,9 @@ def launch(
         SystemExit: 1 if a sibling failed; 128 + the signal's number if a signal ended the launch.
     """
     wanted = [one for one in candidates if one.wanted]
+    canary = canary if settings.canary and wanted else None
+    if canary is not None:
+        wanted = canary_first(wanted)
     for one in candidates:
         if one.good and not one.wanted:
             detail = f" ({one.there.detail})" if one.there.detail else ""
@@ -106,7 +114,8 @@ def launch(
         siblings = write_launches(wanted, fanout)
         write_fanout(candidates, fanout)
         try:
-            returned, ended = _started(wanted, siblings, fanout, settings, launcher, run)
+            start = _Start(wanted, siblings, fanout, settings, launcher)
+            returned, ended = start.here(run, canary)
         except (KeyboardInterrupt, SystemExit, LauncherError) as error:
             leaving, ended = error, getattr(error, "outcomes", [])
         outcomes = {each.id: each for each in ended}
@@ -120,24 +129,45 @@ def launch(
     return returned
 
 
-def _started(
-    wanted: Sequence[Candidate],
-    siblings: Sequence[Sibling],
-    fanout: Fanout,
-    settings: FanoutConfig,
-    launcher: Any,
-    run: RunSibling,
-) -> tuple[list[Any], list[Outcome]]:
-    """What Hydra expects, and how each sibling ended."""
-    if isinstance(launcher, SiblingLauncher):
-        return [], launcher.launch_siblings(siblings, settings, run)
-    try:
-        jobs = list(launcher.launch([_overrides(one, fanout) for one in wanted], 0))
-    except Exception as error:
-        # What a launcher of Hydra's makes of a job that died; the records say which one.
-        log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
-        return [], []
-    return jobs, [_outcome(each, job) for each, job in zip(siblings, jobs, strict=True)]
+@dataclass(frozen=True)
+class _Start:
+    """Siblings on their way to a launcher."""
+
+    wanted: Sequence[Candidate]
+    siblings: Sequence[Sibling]
+    fanout: Fanout
+    settings: FanoutConfig
+    launcher: Any
+
+    def here(self, run: RunSibling, canary: RunSibling | None) -> tuple[list[Any], list[Outcome]]:
+        """What Hydra expects, and how each sibling ended."""
+        if isinstance(self.launcher, SiblingLauncher):
+            ended = self.launcher.launch_siblings(self.siblings, self.settings, run, canary)
+            return [], self._kept_back(ended)
+        if canary is not None:
+            _, first = self._by_hydra(1, f"fanout.until={STEPS}")
+            if not first or first[0].status:
+                return [], self._kept_back(first)
+        return self._by_hydra(len(self.wanted))
+
+    def _by_hydra(self, count: int, *more: str) -> tuple[list[Any], list[Outcome]]:
+        """The first siblings by a launcher of Hydra's."""
+        overrides = [[*_overrides(one, self.fanout), *more] for one in self.wanted[:count]]
+        try:
+            jobs = list(self.launcher.launch(overrides, 0))
+        except Exception as error:
+            # What a launcher of Hydra's makes of a job that died; the records say which one.
+            log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+            return [], []
+        return jobs, [_outcome(each, job) for each, job in zip(self.siblings, jobs, strict=False)]
+
+    def _kept_back(self, ended: list[Outcome]) -> list[Outcome]:
+        """Those that a canary kept from starting do not start, for one reason."""
+        if not self.settings.canary or len(ended) == len(self.siblings):
+            return ended
+        why = why_not(self.siblings[0].directory)
+        log.error("The other siblings are %s.", why)
+        return [*ended, *(Outcome(one.id, None, why) for one in self.siblings[len(ended) :])]
 
 
 def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> int:

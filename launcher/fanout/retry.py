@@ -19,7 +19,7 @@ from launcher.launchers.sibling import Launch, RunSibling
 from launcher.lineage import Run
 
 
-def retry(outputs: Path, name: str, run: RunSibling) -> int:
+def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) -> int:
     """Launch again what failed, was interrupted or cancelled, or never started; the number of runs.
 
     On SLURM if they were launched there, else in this machine's pool. A job that SLURM holds is released.
@@ -28,6 +28,7 @@ def retry(outputs: Path, name: str, run: RunSibling) -> int:
         outputs: directory of all runs.
         name: a group, or a run.
         run: what a launcher calls in a sibling's process.
+        allow: kinds of differences from the siblings that stop nothing; see ``fanout.allow``.
 
     Raises:
         UnknownRun: there is no such group or run.
@@ -47,7 +48,7 @@ def retry(outputs: Path, name: str, run: RunSibling) -> int:
         launched = launch_of(one.directory)
         if launched is None:
             continue
-        again.setdefault(_alike(launched), []).append((_candidate(launched), launched))
+        again.setdefault(_alike(launched), []).append((_candidate(launched, allow), launched))
     count = sum(map(len, again.values()))
     leaving: SystemExit | None = None
     for pairs in again.values():
@@ -86,9 +87,10 @@ def _settings(launched: Launch) -> dict[str, Any]:
     return launched.settings if launched.launcher == _launcher(launched) else {}
 
 
-def _candidate(launched: Launch) -> Candidate:
+def _candidate(launched: Launch, allow: Sequence[str]) -> Candidate:
     config = Config.from_plain(launched.config)
     config.fanout.id = None
+    config.fanout.allow = list(dict.fromkeys([*config.fanout.allow, *allow]))
     return Candidate(
         overrides=tuple(launched.command[2:]),
         swept=(launched.run,),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from launcher.launchers.jobs.queries import JobState, available, states
 from launcher.launchers.sibling import Launch, read_launch
 from launcher.layout import RunDirectory
 from launcher.lease import Holder, holder
+from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs
 
 STATES: Mapping[str, str] = {
@@ -132,7 +133,9 @@ def _as_job(job: JobState, last: Holder | None) -> tuple[str, str]:
 
 
 def _ended_job(job: JobState, record: RunRecord) -> tuple[str, str]:
-    if job.state == "CANCELLED":
+    if job.state == "CANCELLED" and record.error and not record.starts:
+        return "not started", _line(record.error)
+    if job.state == "CANCELLED" and record.state != "failed":
         return "cancelled", f"job {job.id}"
     if record.state == "failed":
         return "failed", _line(record.error) or f"job {job.id}: {job.state}"
@@ -187,7 +190,21 @@ def statuses(outputs: Path, name: str | None = None) -> list[Status]:
     """
     runs = select(outputs, name)
     jobs = jobs_of(run.directory for run in runs)
-    return [status_of(run.directory, jobs) for run in runs]
+    # Of one run alone nothing can be told; its siblings are read as well.
+    idle = without_effect(runs if len(runs) != 1 else _siblings(runs[0]))
+    found = [status_of(run.directory, jobs) for run in runs]
+    return [
+        replace(one, detail="; ".join(filter(None, (str(idle.get(one.run, "")), one.detail))))
+        for one in found
+    ]
+
+
+def _siblings(run: Run) -> list[Run]:
+    found = []
+    for path in sorted(run.directory.path.parent.glob("*/run.json")):
+        with contextlib.suppress(LauncherError):
+            found.append(read_run(path.parent))
+    return found
 
 
 def select(outputs: Path, name: str | None) -> list[Run]:

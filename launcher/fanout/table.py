@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.markup import escape
@@ -13,6 +14,7 @@ from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_
 from launcher.fanout.status import STYLE
 from launcher.findings import Finding
 from launcher.launchers.sibling import Outcome
+from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, read_run, state_now
 from launcher.report.tree import shown_metrics
 
@@ -77,6 +79,7 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
 def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) -> Table:
     """What came of each sibling: state, step, metrics, directory, error in one line."""
     listed = list(candidates)
+    idle = without_effect(_runs(listed))
     groups = sorted({str(one.plan.directory.path.parent) for one in listed if one.plan is not None})
     # A run's directory has its id: the place that they share is said once.
     table = Table(title=f"in {', '.join(groups)}" if groups else None, title_justify="left")
@@ -94,6 +97,7 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
         outcome = outcomes.get(one.plan.id)
         if outcome is not None and outcome.reason and not error and state != "finished":
             error = outcome.reason
+        error = error or str(idle.get(one.plan.id, ""))
         table.add_row(
             one.plan.directory.path.name,
             f"[{STYLE.get(state, 'yellow')}]{state}[/]",
@@ -102,6 +106,15 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
             escape(error.splitlines()[0] if error else ""),
         )
     return table
+
+
+def _runs(candidates: Iterable[Candidate]) -> list[Run]:
+    runs = []
+    for one in candidates:
+        if one.plan is not None:
+            with contextlib.suppress(LauncherError):
+                runs.append(read_run(one.plan.directory.path))
+    return runs
 
 
 def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run | None]:

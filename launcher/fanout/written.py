@@ -18,8 +18,10 @@ from launcher.differences import override, plain
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.files import disk_error, read_json_object, write_json
+from launcher.launchers.jobs.snapshot import script_directory
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import SCRATCH, RunDirectory
+from launcher.ledger.code import code_of
 from launcher.lineage import read_run, utc_now
 from launcher.process import Process
 
@@ -41,6 +43,8 @@ class Fanout:
         default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
     )
     time: str = field(default_factory=utc_now)
+    code: str | None = field(default_factory=lambda: code_of(script_directory()))
+    """Which code is launched, as git names it."""
 
 
 def launched_config(one: Candidate, fanout: Fanout) -> Config:
@@ -53,7 +57,16 @@ def launched_config(one: Candidate, fanout: Fanout) -> Config:
         # Where the sibling starts, the variable may have another value.
         tracking = replace(tracking, group=planned.group)
     source = planned.point.source if planned.point else None
-    handed = replace(config.fanout, id=fanout.id, point=point, source=source, if_exists="resume")
+    looks = one.looks or config.fanout.looks
+    handed = replace(
+        config.fanout,
+        id=fanout.id,
+        point=point,
+        source=source,
+        if_exists="resume",
+        code=fanout.code,
+        looks=looks,
+    )
     return replace(config, fanout=handed, tracking=tracking)
 
 
@@ -62,6 +75,11 @@ def handed_overrides(config: Config) -> list[str]:
     fanout = config.fanout
     said = [override("fanout.id", fanout.id), override("fanout.repeat", fanout.repeat)]
     said.append(f"fanout.stop_on_failure={str(fanout.stop_on_failure).lower()}")
+    said += [
+        override(f"fanout.{key}", value)
+        for key in ("code", "looks", "allow")
+        if (value := getattr(fanout, key))
+    ]
     if fanout.point is not None:
         said.append(override("fanout.point", fanout.point))
     if fanout.source is not None:
@@ -112,7 +130,8 @@ def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibl
             directory.path.mkdir(parents=True, exist_ok=True)
             launch.write(directory.path)
             if not directory.record.is_file():
-                new_record(one.plan, one.findings, {}, "queued").write(directory.path)
+                known = {"code": fanout.code} if fanout.code else {}
+                new_record(one.plan, one.findings, known, "queued").write(directory.path)
         except OSError as error:
             raise disk_error(error, directory.path) from error
         siblings.append(sibling_of(one, fanout))
@@ -149,6 +168,8 @@ def _told(planned: Sequence[Candidate], fanout: Fanout) -> dict[str, Any]:
         "id": fanout.id,
         "time": fanout.time,
         "launcher": fanout.launcher,
+        "code": fanout.code,
+        "allow": planned[0].plan.config.fanout.allow if planned[0].plan else [],
         "settings": fanout.settings,
         "working_directory": str(fanout.directory),
         "siblings": [_sibling(one) for one in planned],

@@ -95,7 +95,11 @@ class PoolLauncher(Launcher):
         return wrong
 
     def launch_siblings(
-        self, siblings: Sequence[Sibling], fanout: FanoutConfig, run: RunSibling
+        self,
+        siblings: Sequence[Sibling],
+        fanout: FanoutConfig,
+        run: RunSibling,
+        canary: RunSibling | None = None,
     ) -> list[Outcome]:
         """Run all siblings to their ends; one outcome each, in the same order.
 
@@ -114,12 +118,20 @@ class PoolLauncher(Launcher):
         if (shared := most_shared([one.directory for one in siblings])) is not None:
             self._server.prepare(partial(share_data, shared))
         slots = self._room(siblings, fanout.max_parallel)
-        jobs = [
-            Job(one, _SiblingJob(run, one.directory), RunDirectory(one.directory).log) for one in siblings
-        ]
-        with Display(siblings) as display:
-            dispatch = Dispatch(self._server, slots, display, fanout.max_parallel, fanout.stop_on_failure)
-            return dispatch.run(jobs)
+
+        def ran(some: Sequence[Sibling], what: RunSibling, *good_ends: str) -> list[Outcome]:
+            jobs = [
+                Job(one, _SiblingJob(what, one.directory), RunDirectory(one.directory).log) for one in some
+            ]
+            with Display(some, good_ends) as display:
+                dispatch = Dispatch(self._server, slots, display, fanout.max_parallel, fanout.stop_on_failure)
+                return dispatch.run(jobs)
+
+        if canary is not None:
+            [first] = ran(siblings[:1], canary, "interrupted", "finished")
+            if first.status:
+                return [first]
+        return ran(siblings, run, "finished")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: each job composed and run in a forked process."""

@@ -137,7 +137,11 @@ class SiblingLauncher(Protocol):
         ...
 
     def launch_siblings(
-        self, siblings: Sequence[Sibling], fanout: FanoutConfig, run: RunSibling
+        self,
+        siblings: Sequence[Sibling],
+        fanout: FanoutConfig,
+        run: RunSibling,
+        canary: RunSibling | None = None,
     ) -> list[Outcome]:
         """Start all siblings; one outcome each, in the same order.
 
@@ -145,5 +149,6 @@ class SiblingLauncher(Protocol):
             siblings: checked, their records written.
             fanout: ``max_parallel`` and ``stop_on_failure`` are the launcher's to keep.
             run: a function of a module, so that another process can import it.
+            canary: what the first sibling does before any of them may start; where it fails, none does.
         """
         ...

@@ -19,8 +19,9 @@ from launcher.config import FanoutConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers.jobs.check import check_settings
 from launcher.launchers.jobs.limits import largest_array
+from launcher.launchers.jobs.queries import cancel, release
 from launcher.launchers.jobs.snapshot import import_path, script_directory, take
-from launcher.launchers.jobs.submit import Array, Code, submit, world_size
+from launcher.launchers.jobs.submit import Array, Code, hold_canary, submit, world_size
 from launcher.launchers.jobs.wait import wait_for
 from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling, read_launch
@@ -133,8 +134,11 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
         siblings: Sequence[Sibling],
         fanout: FanoutConfig,
         run: RunSibling,  # noqa: ARG002  # The job's own process imports it.
+        canary: RunSibling | None = None,
     ) -> list[Outcome]:
         """Submit all siblings as one array, or as several after one another where it would be too large.
+
+        A canary is a job of its own before them; SLURM starts them if it ends well, and drops them else.
 
         Raises:
             LauncherError: nothing was submitted.
@@ -151,18 +155,26 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
             settings["array_parallelism"] = min(settings["array_parallelism"], fanout.max_parallel)
         size = max(1, largest_array())
         arrays: list[Array] = []
+        group = siblings[0].directory.parent / ".slurm"
+        gate = hold_canary(siblings[0], settings, group, code) if canary is not None else None
         for first in range(0, len(siblings), size):
             part = siblings[first : first + size]
             folder = part[0].directory.parent / ".slurm"
             try:
                 # One after the other, so that no more than array_parallelism run at any time.
                 before = arrays[-1].job if arrays else None
-                arrays.append(submit(part, settings, folder, code, before))
+                arrays.append(submit(part, settings, folder, code, before, gate))
             except LauncherError as error:
                 if not arrays:
+                    if gate is not None:
+                        cancel([gate])
                     raise
                 log.error("error: %s", error)
                 break
+        if gate is not None:
+            # Last: it writes into the first sibling's record, and so did its submission.
+            release([gate])
+            log.info("The canary %s is SLURM job %s.", siblings[0].id, gate)
         return self._outcomes(siblings, arrays, fanout)
 
     def _outcomes(

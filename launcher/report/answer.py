@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from launcher.ledger.no_effect import NO_EFFECT
 from launcher.report.compare.tables import signed, step_of
 from launcher.report.compare.verdict import BASELINE, BETTER, INCOMPLETE, NOISE, WORSE, Row
 from launcher.report.group import Group
@@ -39,10 +40,12 @@ def question(group: Group) -> str:
     notes = {run.record.notes for run in group.runs if run.record.kind != "trunk"}
     if len(notes) == 1 and (note := notes.pop()):
         return note
+    if _began_from_nothing(group):
+        return "How did these runs go?"
     point = group.point
     place = f" from step {spaced(point.step)} of {point.run or 'its checkpoint'}" if point else ""
     changed = [arm for arm in group.arms if not arm.baseline]
-    keys = list(dict.fromkeys(key for one in _facts(group) for key in one))
+    keys = _changed(group)
     if not changed or not keys:
         return f"What comes of going on unchanged{place}?"
     what = keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])} and {keys[-1]}"
@@ -52,14 +55,23 @@ def question(group: Group) -> str:
     return f"{'Does' if len(keys) == 1 else 'Do'} {what}{metric}{place}?"
 
 
-def _facts(group: Group) -> list[dict[str, object]]:
-    if group.comparison is not None:
-        return [dict(arm.factors) for arm in group.comparison.arms if not arm.baseline]
-    return [dict(run.record.differences) for run in group.runs]
+def _began_from_nothing(group: Group) -> bool:
+    return all(run.record.parent is None for run in group.runs)
+
+
+def _changed(group: Group) -> list[str]:
+    """Factors by their names; what is changed in all arms alike is none, and has keys only."""
+    comparison = group.comparison
+    if comparison is None:
+        return list(dict.fromkeys(key for run in group.runs for key in run.record.differences))
+    keys = dict.fromkeys(key for arm in comparison.arms if not arm.baseline for key in arm.factors)
+    return [one.name for one in comparison.factors] or list(keys)
 
 
 def _sentence(group: Group) -> tuple[Tone, str]:
     comparison = group.comparison
+    if _began_from_nothing(group) and comparison is None:
+        return "open", "These runs began from nothing, so there is no control to hold them against."
     if comparison is None:
         return "open", f"There is no answer yet: {_lower(group.problems[-1])}"
     if comparison.missing:
@@ -86,6 +98,11 @@ def _of_one(row: Row, baseline: str, step: int | None) -> tuple[Tone, str]:
         told = f"cannot be told from {baseline} on {row.metric}"
         why = f"a difference of {signed(row.difference)}{at} lies inside the noise"
         return "noise", f"{row.arm} {told}: {why}{f' ({_interval(row)})' if row.low is not None else ''}."
+    if row.verdict == NO_EFFECT:
+        return (
+            "open",
+            f"What was changed in {row.arm} had no effect: it computed what {baseline} did, to the last bit.",
+        )
     if row.verdict == INCOMPLETE:
         return "open", f"There is no answer yet on {row.metric}: {row.note or 'a value is missing'}."
     return (
@@ -100,13 +117,14 @@ def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, 
         (BETTER, "is better than", "are better than"),
         (WORSE, "is worse than", "are worse than"),
         (NOISE, "cannot be told from", "cannot be told from"),
+        (NO_EFFECT, "computed the same as", "computed the same as"),
     ):
         there = [row for row in rows if row.verdict == verdict]
         if there:
             there.sort(key=lambda row: -abs(row.difference or 0.0))
             words = one if len(there) == 1 else more
-            parts.append(f"{_named(there, verdict != NOISE)} {words} {baseline}")
-    without = sum(row.verdict not in {BETTER, WORSE, NOISE} for row in rows)
+            parts.append(f"{_named(there, verdict in {BETTER, WORSE})} {words} {baseline}")
+    without = sum(row.verdict not in {BETTER, WORSE, NOISE, NO_EFFECT} for row in rows)
     if without:
         parts.append(f"{without} of {len(rows)} arms {'has' if without == 1 else 'have'} no verdict")
     if not parts:

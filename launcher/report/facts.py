@@ -34,12 +34,31 @@ class Found:
 
 
 def factors(comparison: Comparison | None, runs: Sequence[Run]) -> Factors:
-    """The settings in which the arms differ, on purpose; the trunk's own values first."""
-    told: Mapping[str, Mapping[str, Sequence[Any]]]
+    """The settings in which the arms differ, on purpose; the trunk's own values first.
+
+    A factor that was chosen by a name of its own (``loss=fixed``) stands before the settings that it changes.
+    """
     if comparison is not None:
-        told = {arm.name: arm.factors for arm in comparison.arms}
-    else:
-        told = {run.record.job_type: run.record.differences for run in runs}
+        return _with_levels(comparison, _settings({arm.name: arm.factors for arm in comparison.arms}))
+    return _settings({run.record.job_type: run.record.differences for run in runs})
+
+
+def _with_levels(comparison: Comparison, found: Factors) -> Factors:
+    named = [factor for factor in comparison.factors if factor.keys != [factor.name]]
+    levels: dict[str, list[str]] = {"trunk": ["" for _ in named]}
+    moved: dict[str, list[bool]] = {"trunk": [False for _ in named]}
+    for arm in comparison.arms:
+        levels[arm.name] = [factor.by_run().get(arm.runs[min(arm.runs)], "") for factor in named]
+        moved[arm.name] = [not arm.factors.keys().isdisjoint(factor.keys) for factor in named]
+        for index in (index for index, changed in enumerate(moved[arm.name]) if not changed):
+            levels["trunk"][index] = levels[arm.name][index]  # Who changed nothing has what the trunk has.
+    rows = [
+        (name, [*levels[name], *values], [*moved[name], *changed]) for name, values, changed in found.rows
+    ]
+    return Factors([*(factor.name for factor in named), *found.keys], rows)
+
+
+def _settings(told: Mapping[str, Mapping[str, Sequence[Any]]]) -> Factors:
     trunk: dict[str, Any] = {}
     for pairs in told.values():
         for key, pair in pairs.items():
@@ -51,12 +70,14 @@ def factors(comparison: Comparison | None, runs: Sequence[Run]) -> Factors:
     return Factors(list(trunk), rows if trunk else [])
 
 
-def findings(runs: Iterable[Run]) -> list[Found]:
-    """What the checks had to say, each thing once, the gravest first."""
+def findings(comparison: Comparison | None, runs: Iterable[Run]) -> list[Found]:
+    """What the checks and the ledger had to say, each thing once, the gravest first."""
     together: dict[Finding, list[str]] = {}
+    for one in comparison.findings if comparison is not None else []:
+        together[one] = ["between siblings"]
     for run in runs:
-        for one in run.record.findings:
-            together.setdefault(Finding(**one), []).append(run.id)  # type: ignore[arg-type]
+        for told in run.record.findings:
+            together.setdefault(Finding(**told), []).append(run.id)  # type: ignore[arg-type]
     grave = ("error", "warning", "note")
     ordered = sorted(together.items(), key=lambda pair: grave.index(pair[0].level))
     return [Found(finding, _named(ids)) for finding, ids in ordered]

@@ -13,8 +13,8 @@ from typing import Any
 from launcher.checkpoint.difference import differing
 from launcher.checkpoint.manifest import Content, Manifest, read_manifest, read_manifest_file
 from launcher.checkpoint.store import checkpoints, step_of
-from launcher.errors import ConfigError
-from launcher.lineage import Run, find_run
+from launcher.errors import ConfigError, UnknownRun
+from launcher.lineage import Parent, Run, find_run, read_run
 from launcher.trackers.metrics_file import read_metrics
 
 CAUSES = ("data", "rng", "scheduler", "optimizer", "model")
@@ -57,6 +57,7 @@ class Verdict:
 
     run: str
     trunk: str
+    """What it was held against."""
     exact: bool
     from_step: int
     checkpoint_steps: list[int]
@@ -64,6 +65,8 @@ class Verdict:
     metric_lines: int
     """How many logged steps were compared, in every metric."""
     divergence: Divergence | None
+    twin: bool = False
+    """Whether ``trunk`` is the control itself, run once more: the trunk goes no further."""
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object."""
@@ -71,7 +74,7 @@ class Verdict:
 
 
 def verify(run: Run) -> Verdict:
-    """Hold a control against its trunk.
+    """Hold a control against its trunk, or, where that went no further, against itself, run once more.
 
     Raises:
         ConfigError: the run is no control, or there is nothing to compare.
@@ -87,39 +90,71 @@ def verify(run: Run) -> Verdict:
             do=f"branch one: python train.py branch.from_run={parent.run if parent else run.id} "
             f"branch.from_step={parent.step if parent else 'N'}",
         )
-    if parent.run is None:
-        raise ConfigError(
-            f"The trunk of {run.id} is no run of the launcher, so there is nothing to hold it against.",
-            where=parent.checkpoint,
-            found=f"a checkpoint of {parent.format}; it lacked: {', '.join(parent.missing) or 'nothing'}",
-            do="branch once more from a checkpoint of the control, and verify that branch",
-        )
-    trunk = find_run(run.directory.path.parent.parent, parent.run)
     offset = parent.step - run.record.start_step
-    lines = _common_lines(trunk, run, offset)
-    manifests = _common_manifests(trunk, run, offset)
-    if not lines and not manifests:
+    others = _others(run, parent, offset)
+    for other, shift in others:
+        lines = _common_lines(other, shift, run, offset)
+        manifests = _common_manifests(other, shift, run, offset)
+        if lines or manifests:
+            break
+    else:
         raise ConfigError(
-            f"{run.id} and {trunk.id} share no step that was logged or saved.",
-            found=f"{trunk.id} ended at step {trunk.record.step}",
+            f"{run.id} and {others[0][0].id} share no step that was logged or saved.",
+            found="; ".join(f"{other.id} ended at step {other.record.step}" for other, _ in others),
             expected=f"steps after {parent.step}",
-            do="let both train on: the proof needs steps that both have taken",
+            do="let both train on, or run the control twice: fanout.control=true launches its twin as well",
         )
+    trunk = next((one for one, _ in others if one.id == parent.run), None)
     events = [
-        *_restored(run, trunk, parent.step),
+        *(_restored(run, trunk, parent.step) if trunk is not None else ()),
         *_metrics(lines, _equal_states(manifests)),
-        *_checkpoints(manifests, offset != 0),
+        *_checkpoints(manifests, offset != shift),
     ]
     first = min(events, key=_order, default=None)
     return Verdict(
         run=run.id,
-        trunk=trunk.id,
+        trunk=other.id,
         exact=first is None,
         from_step=parent.step,
         checkpoint_steps=sorted(manifests),
         metric_lines=len(lines),
         divergence=first,
+        twin=other is not trunk,
     )
+
+
+def _others(run: Run, parent: Parent, offset: int) -> list[tuple[Run, int]]:
+    """What a control can be held against: its trunk, else the control that was run once more.
+
+    Each with what has to be added to its steps to have them in the trunk's numbering.
+
+    Raises:
+        UnknownRun: there is neither.
+        ConfigError: there is neither, and the trunk was never a run of the launcher's.
+    """
+    again = [
+        other
+        for path in sorted(run.directory.path.parent.glob("*/run.json"))
+        if run.record.signature in path.parent.name
+        and path.parent != run.directory.path
+        and (other := read_run(path.parent)).record.signature == run.record.signature
+    ]
+    twins = [(other, offset) for other in again]
+    if parent.run is None and not twins:
+        raise ConfigError(
+            f"The trunk of {run.id} is no run of the launcher, so there is nothing to hold it against.",
+            where=parent.checkpoint,
+            found=f"a checkpoint of {parent.format}; it lacked: {', '.join(parent.missing) or 'nothing'}",
+            do="run the control twice: fanout.control=true launches its twin as well",
+        )
+    if parent.run is None:
+        return twins
+    try:
+        return [(find_run(run.directory.path.parent.parent, parent.run), 0), *twins]
+    except UnknownRun:
+        if not twins:
+            raise
+        return twins
 
 
 def _order(event: Divergence) -> tuple[int, bool, int]:
@@ -209,15 +244,15 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def _common_lines(
-    trunk: Run, run: Run, offset: int
+    other: Run, shift: int, run: Run, offset: int
 ) -> dict[int, tuple[Mapping[str, Any], Mapping[str, Any]]]:
-    theirs = {int(line["global_step"]): line for line in read_metrics(trunk.directory.metrics)}
+    theirs = {int(line["global_step"]) + shift: line for line in read_metrics(other.directory.metrics)}
     own = {int(line["global_step"]) + offset: line for line in read_metrics(run.directory.metrics)}
     return {step: (theirs[step], own[step]) for step in theirs.keys() & own.keys()}
 
 
-def _common_manifests(trunk: Run, run: Run, offset: int) -> dict[int, tuple[Manifest, Manifest]]:
-    theirs = {step_of(path): path for path in checkpoints(trunk.directory.checkpoints)}
+def _common_manifests(other: Run, shift: int, run: Run, offset: int) -> dict[int, tuple[Manifest, Manifest]]:
+    theirs = {step_of(path) + shift: path for path in checkpoints(other.directory.checkpoints)}
     own = {step_of(path) + offset: path for path in checkpoints(run.directory.checkpoints)}
     return {
         step: (read_manifest(theirs[step]), read_manifest(own[step])) for step in theirs.keys() & own.keys()

@@ -103,6 +103,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
+        **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }

@@ -56,16 +56,25 @@ def due(step: int, every: int) -> bool:
 
 
 def train(
-    trainer: Trainer, end_step: int, config: Config, hooks: Hooks, interruption: Interruption, ranks: Ranks
+    trainer: Trainer,
+    end_step: int,
+    config: Config,
+    hooks: Hooks,
+    interruption: Interruption,
+    ranks: Ranks,
+    until: int | None = None,
 ) -> bool:
-    """Train up to ``end_step``; True if the end was reached, False if a signal asked to stop before.
+    """Train up to ``end_step``; True if the end was reached, False if it was interrupted before.
 
-    A checkpoint is saved at multiples of ``checkpoint.every``, at the end, and when interrupted.
+    A signal interrupts, and so does the step ``until``. A checkpoint is saved at multiples of
+    ``checkpoint.every``, at the end, and when interrupted.
     """
     progress = trainer.live.progress
     after_step: Callable[[], None] = hooks.after_step
     log_every, validate_every = config.training.log_every, config.training.validate_every
     while progress.step < end_step:
+        if until is not None and progress.step >= until:
+            return False
         coming = progress.step + 1
         last = coming == end_step
         validate = due(coming, validate_every) or (last and validate_every > 0)
@@ -77,7 +86,7 @@ def train(
             hooks.log(progress, metrics)
         if (asked := ranks.asked(interruption.asked)) is not None:
             interruption.note(asked)
-        interrupted = asked is not None
+        interrupted = asked is not None or coming == until
         if due(coming, config.checkpoint.every) or last or interrupted:
             trainer.check_saveable()
             trainer.gather_streams()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -48,9 +48,11 @@ class Display:
 
     Args:
         siblings: in the order of their lines.
+        good_ends: states in which one has done what it was started for.
     """
 
-    def __init__(self, siblings: Sequence[Sibling]) -> None:
+    def __init__(self, siblings: Sequence[Sibling], good_ends: Collection[str] = ("finished",)) -> None:
+        self._good_ends = good_ends
         self._lines = {one.id: _Line(one, end_step=one.end_step) for one in siblings}
         self._console = Console(stderr=True, highlight=False)
         shown = self._console.is_terminal and sys.stderr.isatty()
@@ -92,7 +94,7 @@ class Display:
             self._print(f"{sibling.id}: {reason}; the last lines of {log}:")
             for text in last_lines(log):
                 self._print(f"    {text[:300]}")
-        ended_well = not reason and line.state == "finished"
+        ended_well = not reason and line.state in self._good_ends
         return Outcome(sibling.id, 0 if ended_well else ended.status or 1, reason)
 
     def stopping(self, stopping: Stopping) -> None:

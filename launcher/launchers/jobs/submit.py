@@ -63,7 +63,9 @@ class Array:
         return f"{self.job}_{index}"
 
 
-def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, count: int) -> str:
+def script(
+    settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, count: int, canary: bool = False
+) -> str:
     """The text of the batch script, made by submitit from the launcher's settings.
 
     Args:
@@ -72,6 +74,7 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
         tasks: a file of run directories; each task of the array takes the line that its index says.
         code: what the tasks run.
         count: tasks of the array.
+        canary: whether its one task is the canary.
     """
     # Lazily: the file is also imported to look at runs.
     from submitit.slurm.slurm import _convert_mem, _make_sbatch_string
@@ -102,6 +105,7 @@ def script(settings: Mapping[str, Any], folder: Path, tasks: Path, code: Code, c
         f"readarray -t launcher_runs < {shlex.quote(str(tasks))}",
     ]
     command = f'bash -c {shlex.quote(_GUARDED)} launcher {python} -P -m launcher.job "$launcher_run"'
+    command += " --canary" if canary else ""
     setup.append("launcher_run=${launcher_runs[$SLURM_ARRAY_TASK_ID]}")
     text: str = _make_sbatch_string(command=command, folder=folder, map_count=count, setup=setup, **given)
     return text
@@ -127,6 +131,7 @@ def submit(
     folder: Path,
     code: Code,
     after: str | None = None,
+    gate: str | None = None,
 ) -> Array:
     """One array for these siblings. Its job ids are on record before its first task may start.
 
@@ -136,20 +141,17 @@ def submit(
         folder: gets the script, the list of tasks, and what sbatch and srun print.
         code: what the jobs run.
         after: an array that has to be over first.
+        gate: a job that has to end well first; if it does not, none of these ever starts.
 
     Raises:
         SlurmError: sbatch refused, or gave no answer and there is no such job.
         OSError: the folder or a record cannot be written.
     """
-    name = f"{legal_name(str(settings.get('name') or 'launcher'))}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    tasks, batch = folder / f"{name}.tasks", folder / f"{name}.sh"
-    write_text(tasks, "".join(f"{sibling.directory}\n" for sibling in siblings))
-    text = script({**settings, "name": name}, folder, tasks, code, len(siblings))
-    write_text(batch, text)
-    dependency = [f"--dependency=afterany:{after}"] if after else []
-    more = ["--parsable", "--hold", "--requeue", "--export=ALL", f"--chdir={code.working_directory}"]
-    job = _accepted(["sbatch", *options(text), *more, *dependency, str(batch)], name)
+    # A canary that fails drops the first array; the next one must not take that for its turn.
+    first = [*([f"afterok:{gate}"] if gate else []), *([f"afterany:{after}"] if after else [])]
+    dependency = [f"--dependency={','.join(first)}"] if first else []
+    dependency += ["--kill-on-invalid-dep=yes"] if gate else []
+    job = _held(siblings, settings, folder, code, dependency)
     array = Array(job, tuple(siblings))
     try:
         _record(array, settings, code)
@@ -160,6 +162,36 @@ def submit(
         raise
     _insistently(lambda: release([job]))
     return array
+
+
+def hold_canary(sibling: Sibling, settings: Mapping[str, Any], folder: Path, code: Code) -> str:
+    """The job of a canary, held: it may write into its sibling's record only when all else has.
+
+    Raises:
+        SlurmError: as :func:`submit`.
+        OSError: the folder cannot be written.
+    """
+    return _held([sibling], settings, folder, code, [], canary=True)
+
+
+def _held(
+    siblings: Sequence[Sibling],
+    settings: Mapping[str, Any],
+    folder: Path,
+    code: Code,
+    dependency: Sequence[str],
+    canary: bool = False,
+) -> str:
+    """The id of a held array for these siblings."""
+    kind = "-canary" if canary else ""
+    name = f"{legal_name(str(settings.get('name') or 'launcher'))}{kind}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks, batch = folder / f"{name}.tasks", folder / f"{name}.sh"
+    write_text(tasks, "".join(f"{sibling.directory}\n" for sibling in siblings))
+    text = script({**settings, "name": name}, folder, tasks, code, len(siblings), canary)
+    write_text(batch, text)
+    more = ["--parsable", "--hold", "--requeue", "--export=ALL", f"--chdir={code.working_directory}"]
+    return _accepted(["sbatch", *options(text), *more, *dependency, str(batch)], name)
 
 
 def environment() -> dict[str, str]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from launcher.errors import ConfigError, LauncherError
+from launcher.findings import Finding
+from launcher.ledger.factors import Factor
+from launcher.ledger.ledger import ledger
+from launcher.ledger.no_effect import NO_EFFECT, Idle, without_effect
 from launcher.lineage import Parent, Run
 from launcher.report.compare.aligned import WINDOW, Aligned, Source, align, measured
 from launcher.report.compare.expectation import Answer, Expectation, answer, arm_called, read_expectation
+from launcher.report.compare.factorial import effects, factorial_of
 from launcher.report.compare.selection import Arm, Selection, select
 from launcher.report.compare.statistics import LEVEL
-from launcher.report.compare.verdict import Row, baseline_row, hold, judged
+from launcher.report.compare.verdict import NOISE, Row, baseline_row, hold, judged
 from launcher.report.verify import verify
 
 HIDDEN = ("train/gradient_norm", "train/learning_rate")
@@ -59,6 +64,8 @@ class ArmFacts:
     runs: dict[int, str]
     """Stream to run id."""
     states: dict[int, str]
+    no_effect: str | None = None
+    """What shows that its factors changed nothing in what is computed; None: they did, as far as is known."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,13 @@ class Comparison:
     """Rows that have an interval."""
     corrected: bool
     """Whether levels were corrected for their number."""
+    factors: list[Factor]
+    """In what the arms differ on purpose."""
+    findings: list[Finding]
+    """In what else they differ; and factors that cannot be told apart."""
+    effects: list[Row]
+    """Main effects and interactions, where the arms are a full factorial; ``arm`` is the effect's name."""
+    effects_corrected: bool
     expectations: list[Answer]
 
     @property
@@ -113,18 +127,31 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     held = [hold(arm, selection.baseline, metric, aligned, asked.smooth)
             for arm in selection.arms for metric in shown]  # fmt: skip
     rows, corrected = judged(held, complete=not missing)
+    runs = [run for arm in selection.all_arms for run in arm.runs.values()]
+    book, idle = ledger(runs), without_effect(runs)
+    design = factorial_of(book.factors, selection.all_arms, selection.baseline)
+    shown_effects, effects_corrected = (
+        effects(design, shown, aligned, asked.smooth, complete=not missing) if design else ([], False)
+    )
     return Comparison(
         group=selection.group,
         baseline=selection.baseline.name,
         branch_point={"run": point.run, "step": point.step, "sha256": point.sha256} if point else None,
         proof=_proof(selection),
-        arms=[_facts(arm, selection) for arm in selection.all_arms],
-        rows=[*(baseline_row(selection.baseline, metric, aligned) for metric in shown), *rows],
+        arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
+        rows=[
+            *(baseline_row(selection.baseline, metric, aligned) for metric in shown),
+            *_said(rows, selection, idle),
+        ],
         missing=missing,
         notes=selection.notes,
         level=LEVEL,
         comparisons=sum(one.estimate is not None for one in held),
         corrected=corrected,
+        factors=book.factors,
+        findings=book.findings,
+        effects=shown_effects,
+        effects_corrected=effects_corrected,
         expectations=_answers(called, aligned, asked.smooth, missing),
     )
 
@@ -234,7 +261,8 @@ def _proof(selection: Selection) -> Proof:
         return Proof(None, control.id, error.what)
     if verdict.exact:
         seen = f"{verdict.metric_lines} logged steps, {len(verdict.checkpoint_steps)} checkpoints"
-        return Proof(True, control.id, f"{control.id} is {verdict.trunk} bit for bit ({seen})")
+        twin = ", its twin, as the trunk goes no further" if verdict.twin else ""
+        return Proof(True, control.id, f"{control.id} is {verdict.trunk} bit for bit ({seen}){twin}")
     first = verdict.divergence
     assert first is not None
     return Proof(
@@ -242,7 +270,21 @@ def _proof(selection: Selection) -> Proof:
     )
 
 
-def _facts(arm: Arm, selection: Selection) -> ArmFacts:
+def _said(rows: Sequence[Row], selection: Selection, idle: Mapping[str, Idle]) -> list[Row]:
+    """The rows as they are; of an arm that computed what the baseline did, with that for a verdict."""
+    baselines = {run.id for run in selection.baseline.runs.values()}
+    without = {
+        arm.name
+        for arm in selection.arms
+        if any(run.id in idle and idle[run.id].other in baselines for run in arm.runs.values())
+    }
+    return [
+        replace(row, verdict=NO_EFFECT) if row.arm in without and row.verdict == NOISE else row
+        for row in rows
+    ]
+
+
+def _facts(arm: Arm, selection: Selection, idle: Mapping[str, Idle]) -> ArmFacts:
     runs: Mapping[int, Run] = dict(sorted(arm.runs.items()))
     return ArmFacts(
         name=arm.name,
@@ -250,4 +292,5 @@ def _facts(arm: Arm, selection: Selection) -> ArmFacts:
         factors=arm.factors,
         runs={stream: run.id for stream, run in runs.items()},
         states={stream: selection.states[run.id] for stream, run in runs.items()},
+        no_effect=next((str(idle[run.id]) for run in runs.values() if run.id in idle), None),
     )

@@ -105,6 +105,15 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     return Selection(chosen, others, states, group, missing, notes)
 
 
+def named_runs(outputs: Path, names: Sequence[str]) -> list[Run]:
+    """The runs that groups and runs by name are; none named: those of the one group that there is.
+
+    Raises:
+        LauncherError: a name means nothing.
+    """
+    return _named(outputs, names or [only_group(outputs, "ledger")])[0]
+
+
 def only_group(outputs: Path, verb: str) -> str:
     """The name of the one group that there is; ``verb`` is what an error proposes to type.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from launcher.findings import Finding
+from launcher.ledger.factors import Factor
+from launcher.ledger.no_effect import NO_EFFECT
 from launcher.report.compare.comparison import Comparison
 from launcher.report.compare.verdict import BASELINE, BETTER, WORSE, Row
 
@@ -22,12 +25,16 @@ FIELDS = (
 )  # fmt: skip
 """Columns of the CSV file: :class:`launcher.report.compare.verdict.Row`, and the step as the trunk counts."""
 _COLUMNS = ("arm", "metric", "step", "streams", "value", "difference", "interval", "verdict")
+MOST_LEVELS = 6
+"""Levels of a factor that are shown at the head."""
 MOST_ROWS = 500
 """Above this, a terminal gets plain columns."""
+EFFECTS = "main effects and interactions"
+"""Title of the table that a full factorial has below."""
 _NUMERIC = frozenset({"step", "value", "difference", "interval"})
-_COLOUR = {BETTER: "green", WORSE: "red", BASELINE: "dim"}
+_COLOUR = {BETTER: "green", WORSE: "red", BASELINE: "dim", NO_EFFECT: "bold red"}
 _PROOF = {True: "exact", False: "NOT exact", None: "not proven"}
-_HEAD_COLOUR = {"exact": "green", "NOT exact": "bold red", "not proven": "yellow"}
+_HEAD_COLOUR = {"exact": "green", "NOT exact": "bold red", "not proven": "yellow", NO_EFFECT: "bold red"}
 
 
 def rendered(comparison: Comparison) -> RenderableType:
@@ -36,19 +43,33 @@ def rendered(comparison: Comparison) -> RenderableType:
     head.add_column(no_wrap=True)
     head.add_column(overflow="fold")
     for name, text in _head(comparison):
-        colour = _HEAD_COLOUR.get(text.partition(":")[0], "default")
+        colour = _HEAD_COLOUR.get(text.partition(":")[0], "yellow" if name == "finding" else "default")
         head.add_row(name, f"[{colour}]{escape(text)}[/]")
     columns = _columns(comparison)
     notes = [Text(note) for note in _notes(comparison)]
     answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
     body = _table if len(comparison.rows) <= MOST_ROWS else _lines
-    return Group(head, body(comparison, columns), *notes, *answers)
+    more: list[RenderableType] = []
+    if comparison.effects:
+        more = [_table(_of_effects(comparison), _effect_columns(comparison), EFFECTS)]
+    return Group(head, body(comparison, columns), *more, *notes, *answers)
 
 
-def _table(comparison: Comparison, columns: list[str]) -> RenderableType:
-    table = Table()
+def _of_effects(comparison: Comparison) -> Comparison:
+    """The comparison with its effects in the place of its rows."""
+    return replace(comparison, rows=comparison.effects)
+
+
+def _effect_columns(comparison: Comparison) -> list[str]:
+    """An effect is a difference, and has no value of its own."""
+    return [name for name in _columns(comparison) if name != "value"]
+
+
+def _table(comparison: Comparison, columns: list[str], title: str | None = None) -> RenderableType:
+    table = Table(title=title, title_justify="left")
     for name in columns:
-        table.add_column(name, justify="right" if name in _NUMERIC else "left", overflow="fold")
+        heading = "effect" if title == EFFECTS and name == "arm" else name
+        table.add_column(heading, justify="right" if name in _NUMERIC else "left", overflow="fold")
     last = ""
     for row in comparison.rows:
         if last and row.arm != last:
@@ -86,6 +107,12 @@ def markdown(comparison: Comparison) -> str:
     cells = [_cells(row, comparison) for row in comparison.rows]
     rows = [line(columns), line("---:" if name in _NUMERIC else "---" for name in columns)]
     rows += [line(each[name] for name in columns) for each in cells]
+    if comparison.effects:
+        columns = _effect_columns(comparison)
+        rows += ["", f"{EFFECTS}:", "", line(columns)]
+        rows += [line("---:" if name in _NUMERIC else "---" for name in columns)]
+        cells = [_cells(row, comparison) for row in comparison.effects]
+        rows += [line(each[name] for name in columns) for each in cells]
     said = [f"- {name}: {text}" for name, text in _head(comparison)]
     below = [f"- {one}" for one in (*_notes(comparison), *(text for _, text in _answers(comparison)))]
     return "\n".join([*said, "", *rows, *(["", *below] if below else [])])
@@ -115,6 +142,19 @@ def latex(comparison: Comparison) -> str:
         "    " + " & ".join(columns) + r" \\",
         r"    \midrule",
         *("    " + " & ".join(text(each[name]) for name in columns) + r" \\" for each in rows),
+        *(
+            [
+                r"    \midrule",
+                rf"    \multicolumn{{{len(columns)}}}{{l}}{{{EFFECTS}}} \\",
+                r"    \midrule",
+                *(
+                    "    " + " & ".join(text(each[name]) for name in columns) + r" \\"
+                    for each in (_cells(row, comparison) for row in comparison.effects)
+                ),
+            ]
+            if comparison.effects
+            else ()
+        ),
         r"    \bottomrule",
         r"  \end{tabular}",
         r"\end{table}",
@@ -127,7 +167,7 @@ def comma_separated(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(FIELDS)
-    for row in comparison.rows:
+    for row in [*comparison.rows, *comparison.effects]:
         known = {**vars(row), "step": step_of(row, comparison), "streams": " ".join(map(str, row.streams))}
         writer.writerow(["" if known[name] is None else known[name] for name in FIELDS])
     return out.getvalue().rstrip("\r\n")
@@ -158,20 +198,37 @@ class Laid:
     notes: list[str]
     answers: list[tuple[bool, str]]
     """What was expected: whether it holds, and in words."""
+    effect_columns: list[str]
+    effects: list[tuple[Row, list[str]]]
+    """Main effects and interactions of a full factorial; the effect's name is in the place of the arm's."""
 
 
 def laid(comparison: Comparison) -> Laid:
     """What the table for a terminal is made of."""
-    columns = _columns(comparison)
-    cells = ((row, _cells(row, comparison)) for row in comparison.rows)
-    rows = [(row, [each[name] for name in columns]) for row, each in cells]
-    return Laid(_head(comparison), columns, rows, _notes(comparison), _answers(comparison))
+
+    def cells(rows: Iterable[Row], columns: Sequence[str]) -> list[tuple[Row, list[str]]]:
+        told = ((row, _cells(row, comparison)) for row in rows)
+        return [(row, [each[name] for name in columns]) for row, each in told]
+
+    columns, of_effects = _columns(comparison), _effect_columns(comparison)
+    return Laid(
+        head=_head(comparison),
+        columns=columns,
+        rows=cells(comparison.rows, columns),
+        notes=_notes(comparison),
+        answers=_answers(comparison),
+        effect_columns=of_effects,
+        effects=cells(comparison.effects, of_effects),
+    )
 
 
 def _head(comparison: Comparison) -> list[tuple[str, str]]:
     """What has to be known before a row is read."""
     proof, point = comparison.proof, comparison.branch_point
     told = [("control", f"{_PROOF[proof.exact]}: {proof.text}")]
+    told += [("finding", _told(one)) for one in comparison.findings if one.level != "note"]
+    told += [(one.name, one.no_effect) for one in comparison.arms if one.no_effect]
+    told += [("factors", "; ".join(map(_levels, comparison.factors)))] if len(comparison.factors) > 1 else []
     if point is not None:
         told.append(("branch point", f"{point['run']} at step {point['step']}"))
     steps, streams = _shared(comparison)
@@ -190,7 +247,25 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
         told.append(("intervals", f"{share}, each by itself"))
     if any(row.weaker and row.low is not None for row in comparison.rows):
         told.append(("*", "one stream: weaker, an interval over the last logged steps and not over streams"))
+    if comparison.effects_corrected:
+        told.append(("effects", f"{share} for all {len(comparison.effects)} together (Holm)"))
+    told += [("note", _told(one)) for one in comparison.findings if one.level == "note"]
     return [*told, *(("note", one) for one in comparison.notes)]
+
+
+def _told(finding: Finding) -> str:
+    parts = (
+        f"{finding.what}: {finding.found}",
+        finding.expected and f"expected: {finding.expected}",
+        finding.do,
+    )
+    return "; ".join(filter(None, parts))
+
+
+def _levels(factor: Factor) -> str:
+    levels = list(factor.levels)
+    rest = f", … ({len(levels)} levels)" if len(levels) > MOST_LEVELS else ""
+    return f"{factor.name}: {', '.join(levels[:MOST_LEVELS])}{rest}"
 
 
 def _shared(comparison: Comparison) -> tuple[str | None, str | None]:
@@ -224,7 +299,7 @@ def _cells(row: Row, comparison: Comparison) -> dict[str, str]:
 def _notes(comparison: Comparison) -> list[str]:
     """What is to be said of single rows, each thing once."""
     rows: dict[str, list[str]] = {}
-    for row in comparison.rows:
+    for row in [*comparison.rows, *comparison.effects]:
         if row.note:
             rows.setdefault(row.note, []).append(f"{row.arm} {row.metric}")
     return [

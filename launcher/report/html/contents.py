@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from launcher.report import facts
@@ -89,8 +89,7 @@ def contents(group: Group, drawn: Drawn, live: bool, every: float) -> Contents:
         shown = sorted(table.rows, key=lambda pair: _importance(pair[0], group.primary))[:MOST_ROWS]
         left_out = len(table.rows) - len(shown)
         kept = {id(row) for row, _ in shown}
-        table = Laid(table.head, table.columns, [pair for pair in table.rows if id(pair[0]) in kept],
-                     table.notes, table.answers)  # fmt: skip
+        table = replace(table, rows=[pair for pair in table.rows if id(pair[0]) in kept])
     proof = comparison.proof if comparison is not None else no_proof
     return Contents(
         group=group.name,
@@ -99,18 +98,28 @@ def contents(group: Group, drawn: Drawn, live: bool, every: float) -> Contents:
         answer=answer(group),
         proof=proof,
         proof_state=_PROOF[proof.exact],
-        problems=group.problems,
+        problems=_problems(group),
         tree=family(group),
         factors=facts.factors(comparison, group.runs),
         comparison=table,
         rows_left_out=left_out,
-        findings=facts.findings(group.runs),
+        findings=facts.findings(comparison, group.runs),
         commands=[(run.id, facts.command(run)) for run in group.runs],
         versions=facts.versions(group.runs),
         drawn=bool(drawn.bands),
         notes=drawn.notes,
         data={**_figure(group, drawn), "live": live, "every": every},
     )
+
+
+def _problems(group: Group) -> list[str]:
+    """What has to be known before anything is read: records that are damaged, arms that differ in more."""
+    comparison = group.comparison
+    if comparison is None:
+        return group.problems[:-1]  # The last one is the answer.
+    grave = [f"{one.what}: {one.found}" for one in comparison.findings if one.level != "note"]
+    idle = [f"{one.name}: {one.no_effect}" for one in comparison.arms if one.no_effect]
+    return [*group.problems, *grave, *idle]
 
 
 def _importance(row: Row, primary: str | None) -> tuple[bool, bool, float]:
