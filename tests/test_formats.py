@@ -20,7 +20,7 @@ from launcher.checkpoint.formats.known import described, inspect, load, recognis
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig
-from launcher.errors import CheckpointError, ConfigError
+from launcher.errors import BranchPointUnavailable, CheckpointError, ConfigError
 from launcher.layout import checkpoint_file
 from tests.conftest import TrunkOf
 from tests.tiny_process import Tiny, digest, in_a_new_interpreter, manifests
@@ -163,6 +163,7 @@ class TestContract:
                 convert(path, again)
 
 
+@pytest.mark.usefixtures("unchanged")
 class TestBranching:
     def branch(self, foreign: Foreign, tiny: Tiny, case: Case, *more: str) -> Any:
         renamed = [RENAMED] if case.prefix else []
@@ -338,6 +339,21 @@ def test_gigabytes_are_looked_into_without_being_read(tmp_path: Path) -> None:
         assert json.loads(looked.out)["parameters"] == 1 << 30
         count, imported = looked.err.split()
         assert (int(count) < 10 << 20, imported) == (True, "False")
+
+
+def test_in_a_directory_of_several_the_step_is_found_by_name(tmp_path: Path) -> None:
+    for step in (500, 1000, 1500):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        torch.save({"0.weight": torch.ones(step)}, tmp_path / f"checkpoint-{step}" / "pytorch_model.bin")
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    (tmp_path / "logs").mkdir()
+    place = str(tmp_path)
+    found = {
+        step: resolve(BranchConfig(from_checkpoint=place, from_step=step), Path()) for step in (None, 1000)
+    }
+    assert {step: point.manifest.step for step, point in found.items()} == {None: 1500, 1000: 1000}
+    with pytest.raises(BranchPointUnavailable, match="at step 700"):
+        resolve(BranchConfig(from_checkpoint=place, from_step=700), Path())
 
 
 def test_siblings_can_be_forked_from_who_described_it(tmp_path: Path) -> None:
