@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from launcher.checkpoint.formats.convert import convert
 from launcher.checkpoint.formats.known import described, inspect, load, recognise
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
-from launcher.config import BranchConfig
+from launcher.config import BranchConfig, Config
+from launcher.differences import request_digest
 from launcher.errors import BranchPointUnavailable, CheckpointError, ConfigError
 from launcher.layout import checkpoint_file
 from tests.conftest import TrunkOf
@@ -191,6 +193,9 @@ class TestBranching:
         assert run.record.parent.format == case.format
         assert run.record.parent.missing == list(case.missing)
         assert (digest(run) == digest(branched.trunk)) is (not case.missing)
+        # The position in the schedule follows from the step, whatever else is missing.
+        own, trunks = (manifests(one)[40].content.components for one in (run, branched.trunk))
+        assert own["scheduler_state_dict"] == trunks["scheduler_state_dict"]
         told = [one["found"] for one in run.record.findings if one["level"] == "warning"]
         for part in case.missing:
             assert f"no {part} in the checkpoint" in told
@@ -291,7 +296,8 @@ class TestBeforeTheStart:
         typed = ["+branch=foreign", f"branch.from_checkpoint={path}"]
         other = told["sha256"][::-1]
         assert told["sha256"] in empty.refuse(*typed, f"branch.sha256={other}").err
-        empty.train(*typed, f"branch.sha256={told['sha256']}")
+        # What was typed is what a config may hold anyway: nobody knows what the trunk had instead.
+        empty.train(*typed, f"branch.sha256={told['sha256']}", "training.gradient_clip=1.0")
 
 
 def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: Path) -> None:
@@ -388,6 +394,14 @@ def test_what_is_no_checkpoint_is_told_so(tmp_path: Path) -> None:
         assert recognise(tmp_path / name) is None
         with pytest.raises(CheckpointError, match="no checkpoint of a known format"):
             inspect(tmp_path / name)
+
+
+def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> None:
+    """By it a run is found whose branch point is gone."""
+    config = Config.from_plain({"task": {"_target_": "a.B"}, "branch": {"from_step": 20}})
+    asked = "50256260c8a650d4b3c41d9ad2623f9be84dc5d60b504c2927d3d05b7b2b57f6"
+    assert request_digest(config) == asked
+    assert request_digest(replace(config, branch=replace(config.branch, require="state"))) != asked
 
 
 def test_the_libraries_that_write_are_not_needed_to_read(foreign: Foreign) -> None:
