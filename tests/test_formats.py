@@ -300,7 +300,8 @@ class TestBeforeTheStart:
         empty.train(*typed, f"branch.sha256={told['sha256']}", "training.gradient_clip=1.0")
 
 
-def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["restore", "require"])
+def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: Path, how: str) -> None:
     """safetensors keeps one of two names; which one, is its choice."""
     from safetensors.torch import save_model
 
@@ -308,12 +309,13 @@ def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: 
 
     torch.manual_seed(5)
     model = Awkward()
-    save_model(model, str(tmp_path / "tied_step_20.safetensors"))
-    names = inspect(tmp_path / "tied_step_20.safetensors").tensors
+    path = tmp_path / "tied_step_20.safetensors"
+    save_model(model, str(path))
+    names = inspect(path).tensors
     assert ("model_state_dict.inward.weight" in names) != ("model_state_dict.tied.weight" in names)
     run = empty.train(
-        "task._target_=tests.tiny_variants.AwkwardTask", "branch.restore=weights", "branch.steps=1",
-        f"branch.from_checkpoint={tmp_path / 'tied_step_20.safetensors'}", "optimizer.lr=1e-12",
+        "task._target_=tests.tiny_variants.AwkwardTask", f"branch.{how}=weights", "branch.steps=1",
+        f"branch.from_checkpoint={path}", "optimizer.lr=1e-12",
     )  # fmt: skip
     [last] = manifests(run)
     trained = torch.load(run.directory.checkpoints / checkpoint_file(last), weights_only=True)
