@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from launcher.checkpoint.formats.convert import convert
 from launcher.checkpoint.formats.known import described, inspect, load, recognise
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
-from launcher.config import BranchConfig
-from launcher.errors import CheckpointError, ConfigError
+from launcher.config import BranchConfig, Config
+from launcher.differences import request_digest
+from launcher.errors import BranchPointUnavailable, CheckpointError, ConfigError
 from launcher.layout import checkpoint_file
 from tests.conftest import TrunkOf
 from tests.tiny_process import Tiny, digest, in_a_new_interpreter, manifests
@@ -163,6 +165,7 @@ class TestContract:
                 convert(path, again)
 
 
+@pytest.mark.usefixtures("unchanged")
 class TestBranching:
     def branch(self, foreign: Foreign, tiny: Tiny, case: Case, *more: str) -> Any:
         renamed = [RENAMED] if case.prefix else []
@@ -190,6 +193,9 @@ class TestBranching:
         assert run.record.parent.format == case.format
         assert run.record.parent.missing == list(case.missing)
         assert (digest(run) == digest(branched.trunk)) is (not case.missing)
+        # The position in the schedule follows from the step, whatever else is missing.
+        own, trunks = (manifests(one)[40].content.components for one in (run, branched.trunk))
+        assert own["scheduler_state_dict"] == trunks["scheduler_state_dict"]
         told = [one["found"] for one in run.record.findings if one["level"] == "warning"]
         for part in case.missing:
             assert f"no {part} in the checkpoint" in told
@@ -290,10 +296,12 @@ class TestBeforeTheStart:
         typed = ["+branch=foreign", f"branch.from_checkpoint={path}"]
         other = told["sha256"][::-1]
         assert told["sha256"] in empty.refuse(*typed, f"branch.sha256={other}").err
-        empty.train(*typed, f"branch.sha256={told['sha256']}")
+        # What was typed is what a config may hold anyway: nobody knows what the trunk had instead.
+        empty.train(*typed, f"branch.sha256={told['sha256']}", "training.gradient_clip=1.0")
 
 
-def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["restore", "require"])
+def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: Path, how: str) -> None:
     """safetensors keeps one of two names; which one, is its choice."""
     from safetensors.torch import save_model
 
@@ -301,12 +309,13 @@ def test_tied_weights_that_are_saved_once_are_tied_again(empty: Tiny, tmp_path: 
 
     torch.manual_seed(5)
     model = Awkward()
-    save_model(model, str(tmp_path / "tied_step_20.safetensors"))
-    names = inspect(tmp_path / "tied_step_20.safetensors").tensors
+    path = tmp_path / "tied_step_20.safetensors"
+    save_model(model, str(path))
+    names = inspect(path).tensors
     assert ("model_state_dict.inward.weight" in names) != ("model_state_dict.tied.weight" in names)
     run = empty.train(
-        "task._target_=tests.tiny_variants.AwkwardTask", "branch.restore=weights", "branch.steps=1",
-        f"branch.from_checkpoint={tmp_path / 'tied_step_20.safetensors'}", "optimizer.lr=1e-12",
+        "task._target_=tests.tiny_variants.AwkwardTask", f"branch.{how}=weights", "branch.steps=1",
+        f"branch.from_checkpoint={path}", "optimizer.lr=1e-12",
     )  # fmt: skip
     [last] = manifests(run)
     trained = torch.load(run.directory.checkpoints / checkpoint_file(last), weights_only=True)
@@ -338,6 +347,21 @@ def test_gigabytes_are_looked_into_without_being_read(tmp_path: Path) -> None:
         assert json.loads(looked.out)["parameters"] == 1 << 30
         count, imported = looked.err.split()
         assert (int(count) < 10 << 20, imported) == (True, "False")
+
+
+def test_in_a_directory_of_several_the_step_is_found_by_name(tmp_path: Path) -> None:
+    for step in (500, 1000, 1500):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        torch.save({"0.weight": torch.ones(step)}, tmp_path / f"checkpoint-{step}" / "pytorch_model.bin")
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(f'{{"global_step": {step}}}')
+    (tmp_path / "logs").mkdir()
+    place = str(tmp_path)
+    found = {
+        step: resolve(BranchConfig(from_checkpoint=place, from_step=step), Path()) for step in (None, 1000)
+    }
+    assert {step: point.manifest.step for step, point in found.items()} == {None: 1500, 1000: 1000}
+    with pytest.raises(BranchPointUnavailable, match="at step 700"):
+        resolve(BranchConfig(from_checkpoint=place, from_step=700), Path())
 
 
 def test_siblings_can_be_forked_from_who_described_it(tmp_path: Path) -> None:
@@ -372,6 +396,14 @@ def test_what_is_no_checkpoint_is_told_so(tmp_path: Path) -> None:
         assert recognise(tmp_path / name) is None
         with pytest.raises(CheckpointError, match="no checkpoint of a known format"):
             inspect(tmp_path / name)
+
+
+def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> None:
+    """By it a run is found whose branch point is gone."""
+    config = Config.from_plain({"task": {"_target_": "a.B"}, "branch": {"from_step": 20}})
+    asked = "50256260c8a650d4b3c41d9ad2623f9be84dc5d60b504c2927d3d05b7b2b57f6"
+    assert request_digest(config) == asked
+    assert request_digest(replace(config, branch=replace(config.branch, require="state"))) != asked
 
 
 def test_the_libraries_that_write_are_not_needed_to_read(foreign: Foreign) -> None:

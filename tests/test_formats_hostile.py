@@ -92,8 +92,8 @@ def distributed(path: Path, **more: Any) -> Path:
     return path
 
 
-def torch_file(path: Path, content: Any) -> Path:
-    torch.save(content, path)
+def torch_file(path: Path, content: Any, **how: Any) -> Path:
+    torch.save(content, path, **how)
     return path
 
 
@@ -105,6 +105,9 @@ def metadata_with(path: Path, mark: Path) -> Path:
 
 CARRIERS: dict[str, Callable[[Path, Any], Path]] = {
     "plain": lambda to, payload: torch_file(to / "a.pt", {"model": WEIGHTS, "step": 1, "note": payload}),
+    "instructions of a later pickle": lambda to, payload: torch_file(
+        to / "a.pt", {"model": WEIGHTS, "note": payload}, pickle_protocol=4
+    ),
     "bare": lambda to, payload: torch_file(to / "a.pt", payload),
     "lightning": lambda to, payload: torch_file(
         to / "a.ckpt",
@@ -388,6 +391,18 @@ class TestDistributed:
         path = distributed(tmp_path / "c")
         (path / "__0_0.distcp").unlink()
         with pytest.raises(CheckpointError, match="No such file"):
+            inspect(path)
+
+    def test_a_part_that_is_cut_off(self, tmp_path: Path) -> None:
+        path = distributed(tmp_path / "c")
+        part = path / "__0_0.distcp"
+        part.write_bytes(part.read_bytes()[:-1])
+        with pytest.raises(CheckpointError):
+            inspect(path)
+        metadata = pickle.loads((path / ".metadata").read_bytes())
+        last = max(one.offset for one in metadata.storage_data.values())
+        part.write_bytes(part.read_bytes()[: last - 1])
+        with pytest.raises(CheckpointError, match="ends before"):
             inspect(path)
 
     @pytest.mark.parametrize("lie", ["size", "chunks", "offset", "length", "path"])

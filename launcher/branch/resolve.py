@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from launcher.branch.command import command, said_again
-from launcher.checkpoint.formats.known import described, missing, recognise
+from launcher.checkpoint.formats.known import foreign_in, missing, recognise, verified
 from launcher.checkpoint.formats.own import Own
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
-from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
 from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
@@ -131,7 +130,7 @@ def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
 def _point(
     checkpoint: Path, branch: BranchConfig, passed_over: tuple[str, ...], source: str | None = None
 ) -> BranchPoint:
-    manifest = branch_point_manifest(checkpoint, branch)
+    manifest = verified(checkpoint, branch.allow_globals, branch.from_step)
     if branch.sha256 is not None and manifest.sha256 != branch.sha256:
         raise BranchPointUnavailable(
             "The checkpoint is not the one that was pinned.",
@@ -139,7 +138,11 @@ def _point(
             found=f"content digest {manifest.sha256}",
             expected=f"branch.sha256={branch.sha256}",
             do="find the pinned checkpoint, or pin this one: "
-            f"launcher pin {manifest.about.run}@{manifest.step} NAME",
+            + (
+                f"launcher pin {manifest.about.run}@{manifest.step} NAME"
+                if manifest.about.config
+                else f"branch.sha256={manifest.sha256}"
+            ),
         )
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
@@ -158,17 +161,6 @@ def _point(
         format=form.name if form is not None else Own.name,
         foreign=not manifest.about.config,
     )
-
-
-def branch_point_manifest(checkpoint: Path, branch: BranchConfig) -> Manifest:
-    """What there is to know of a checkpoint, every byte of which is read: ours, or of another format.
-
-    Raises:
-        CheckpointError: it is damaged, of no known format, or holds what would have to be executed.
-    """
-    if Own().recognises(checkpoint):
-        return verify_file(checkpoint)
-    return described(checkpoint, branch.allow_globals, branch.from_step)
 
 
 def _in_reachable_place(place: str, step: int | None) -> Path:
@@ -194,8 +186,8 @@ def _in_place(place: Path, step: int | None) -> Path:
                 do="drop branch.from_step",
             )
         return place
-    if place.is_dir() and recognise(place) is not None:
-        return place
+    if place.is_dir() and (foreign := foreign_in(place, step)) is not None:
+        return foreign
     if not place.is_dir():
         raise BranchPointUnavailable(
             "There is no such checkpoint.",

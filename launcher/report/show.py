@@ -70,7 +70,11 @@ def rendered(run: Run, facts: dict[str, Any]) -> RenderableType:
 
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     parent = facts["parent"]
-    origin = f"{parent['run']} at step {parent['step']}, {parent['sha256'][:16]}…" if parent else None
+    origin = None
+    if parent:
+        # A checkpoint that another program wrote has no run here.
+        name = parent["run"] or f"{parent['checkpoint']} ({parent['format']})"
+        origin = f"{name} at step {parent['step']}, {parent['sha256'][:16]}…"
     starts = [f"{one['time']} {one['host']} from {one['origin']} at {one['step']}" for one in facts["starts"]]
     environment = ", ".join(f"{key} {value}" for key, value in facts["environment"].items())
     lines = [

@@ -48,7 +48,18 @@ def customary_parts(path: Path, held: Any) -> Entries:
         refuse(path, f"a {type(held).__name__}", "a dict: a whole checkpoint or a state dict")
     if held and all(is_tensor(value) for value in held.values()):
         return Entries(model=held)
-    used = {*MODEL, *OPTIMIZER, *SCHEDULER, *SCALER, *STEP, *RNG, "epoch", "task", "rng_state_of_ranks"}
+    used = {
+        *MODEL,
+        *OPTIMIZER,
+        *SCHEDULER,
+        *SCALER,
+        *STEP,
+        *RNG,
+        "epoch",
+        "task",
+        "progress",
+        "rng_state_of_ranks",
+    }
     used |= {name for names in GENERATORS.values() for name in names}
     return Entries(
         model=_mapping(held, MODEL),

@@ -22,6 +22,8 @@ from launcher.checkpoint.formats.places import INDEX
 from launcher.checkpoint.formats.protocol import Entries, Format, Opener, TensorFacts, refuse
 from launcher.checkpoint.formats.safetensors import Safetensors
 from launcher.checkpoint.formats.torch_file import TorchFile
+from launcher.checkpoint.store import checkpoints
+from launcher.checkpoint.verify import verify_file
 from launcher.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -95,6 +97,25 @@ def recognise(path: Path) -> Format | None:
         return None
 
 
+def foreign_in(place: Path, step: int | None) -> Path | None:
+    """The foreign checkpoint that a directory is, or the one of several in it; None where there is none.
+
+    Args:
+        place: a directory.
+        step: the step that the name of one of several tells; without it, the latest is taken.
+    """
+    if checkpoints(place) or (place / "checkpoints").is_dir():
+        return None
+    steps = {layout.step_in_name(one.name): one for one in sorted(place.iterdir())}
+    wanted = max((one for one in steps if one is not None), default=None) if step is None else step
+    of_several = steps.get(wanted) if wanted is not None else None
+    if of_several is not None and recognise(of_several) is None:
+        of_several = None
+    if step is not None and of_several is not None:
+        return of_several
+    return place if recognise(place) is not None else of_several
+
+
 def inspect(path: Path) -> Inspection:
     """Look into a checkpoint of any format; needs neither PyTorch nor the library that wrote it.
 
@@ -155,6 +176,15 @@ def load(path: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
     opener: Opener = Values(allowed)
     entries = form.entries(path, opener)
     return canonical(path, *_with_step(path, entries), opener)[0]
+
+
+def verified(path: Path, allowed: Sequence[str] = (), said: int | None = None) -> Manifest:
+    """The manifest of a checkpoint of any format, every byte of which was read; see :func:`described`.
+
+    Raises:
+        CheckpointError: it is damaged, of no known format, or holds what would have to be executed.
+    """
+    return verify_file(path) if Own().recognises(path) else described(path, allowed, said)
 
 
 def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) -> Manifest:

@@ -35,17 +35,17 @@ class Values:
     def torch_file(self, path: Path) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
         read_archive(path, crc=True)
-        Facts().torch_file(path)
-        with self._safe(path, str(path)):
+        (facts := Facts()).torch_file(path)
+        with self._safe(path, str(path), facts.unknown):
             return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
     def torch_bytes(self, path: Path, start: int, length: int) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
-        Facts().torch_bytes(path, start, length)
+        (facts := Facts()).torch_bytes(path, start, length)
         with path.open("rb") as file:
             file.seek(start)
             data = file.read(length)
-        with self._safe(path, io.BytesIO(data)):
+        with self._safe(path, io.BytesIO(data), facts.unknown):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
     def safetensors(self, path: Path) -> dict[str, Any]:
@@ -82,13 +82,13 @@ class Values:
         return torch.tensor(list(values), dtype=torch.int64)
 
     @contextmanager
-    def _safe(self, path: Path, source: str | io.BytesIO) -> Iterator[None]:
+    def _safe(self, path: Path, source: str | io.BytesIO, unknown: set[str]) -> Iterator[None]:
         """What is allowed within, and every way to fail as one message."""
         stand_ins: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
             (made, name) for name, made in STAND_INS.items()
         ]
         with torch.serialization.safe_globals([*stand_ins, *self._allowed]):
-            self._refuse_unsafe(path, source)
+            self._refuse_unsafe(path, source, unknown)
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
@@ -103,12 +103,12 @@ class Values:
                     "The checkpoint cannot be read as tensors and plain values. Nothing in it was executed.",
                 )
 
-    def _refuse_unsafe(self, path: Path, source: str | io.BytesIO) -> None:
+    def _refuse_unsafe(self, path: Path, source: str | io.BytesIO, unknown: set[str]) -> None:
         try:
             unsafe = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(source))
         except Exception:
-            # It holds instructions that torch.load does not know either, and says so.
-            return
+            # It holds instructions that torch.load does not know either; what it names is told all the same.
+            unsafe = sorted(unknown - {name for _, name in self._allowed})
         if unsafe:
             raise refused_classes(path, unsafe)
 
