@@ -73,19 +73,24 @@ class Setting:
     def _train(self) -> list[str]:
         return [sys.executable, "train.py"]
 
+    def command(
+        self, launcher: str, rates: Sequence[str], steps: int, outputs: Path, *more: str
+    ) -> list[str]:
+        """``train.py -m`` with that launcher."""
+        return [
+            *self._train(), "-m", *TRUNK[1:], LOG_EVERY,
+            f"branch.from_checkpoint={self.checkpoint}", f"branch.steps={steps}",
+            f"checkpoint.every={steps}", f"optimizer.lr={','.join(rates)}",
+            f"hydra/launcher={launcher}", f"paths.outputs={outputs}", *more,
+        ]  # fmt: skip
+
     def siblings(self, launcher: str, rates: Sequence[str], steps: int, *more: str) -> Callable[[], float]:
         """Seconds of ``train.py -m`` with that launcher, from the command to its end."""
 
         def run() -> float:
             self._count += 1
             outputs = self.place / f"{launcher}-{self._count}"
-            command = [
-                *self._train(), "-m", *TRUNK[1:], LOG_EVERY,
-                f"branch.from_checkpoint={self.checkpoint}", f"branch.steps={steps}",
-                f"checkpoint.every={steps}", f"optimizer.lr={','.join(rates)}",
-                f"hydra/launcher={launcher}", f"paths.outputs={outputs}", *more,
-            ]  # fmt: skip
-            seconds = timed(command)
+            seconds = timed(self.command(launcher, rates, steps, outputs, *more))
             finished = len(list(outputs.glob("*/*/checkpoints/*.json")))
             assert finished == len(rates), (
                 f"{launcher}: {finished} of {len(rates)} siblings have a checkpoint"

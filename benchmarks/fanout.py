@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fanning import Setting, rates
+from benchmarks.fanout_parts import parts, table_of
 from benchmarks.paired import in_turn
 from benchmarks.report import median, save
 from launcher.files import cores
@@ -92,14 +93,24 @@ def main() -> None:
         setting = Setting(Path(directory))
         one = whole(setting, options.siblings, options.steps, options.rounds)
         other = further(setting, few, many, 1)
+        spent = parts(
+            setting.command("pool", rates(options.siblings), options.steps, setting.place / "parts")
+        )
     table = Table("way", f"{options.siblings} x {options.steps} steps, s", "a further sibling, s")
     for name in ("pool", *PEERS, "shell"):
         table.add_row(name, f"{one['seconds'][name]:.1f}", f"{other['seconds_each'][name]:.3f}")  # type: ignore[index]
     table.add_row("limit", f"{one['limit_s']:.1f}", "")
     Console().print(table)
+    Console().print(table_of(spent))
     save(
         "fanout",
-        {"siblings": options.siblings, "steps": options.steps, "whole": one, "further": other},
+        {
+            "siblings": options.siblings,
+            "steps": options.steps,
+            "whole": one,
+            "further": other,
+            "parts_s": spent,
+        },
         f"fanout: {one['ratio_to_limit']:.2f} of the limit (bar: at most {WHOLE_BAR}); a further sibling "
         f"{other['of_basic']:.2f} of basic's ({OF_BASIC}), {other['of_submitit_local']:.2f} of "
         f"submitit_local's ({OF_SUBMITIT})",

@@ -17,7 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from benchmarks.fanning import LOG_EVERY, TRUNK, Setting, rates, timed
+from benchmarks.fanout_parts import parts, table_of
 from benchmarks.paired import in_turn, ratio
 from benchmarks.report import median, save
 from benchmarks.setting import ROOT
@@ -95,10 +98,13 @@ def main() -> None:
             ours=lambda: ours(setting, count),
             submitit=lambda: submitit(setting, count),
         )
+        spent = parts(command(setting, count, "slurm", setting.place / "parts"))
+        empty()
     found = ratio(seconds["ours"], seconds["submitit"])
+    Console().print(table_of(spent))
     save(
         "submitting",
-        {"siblings": count, "ratio": found, "bar": BAR, "rounds": seconds},
+        {"siblings": count, "ratio": found, "bar": BAR, "rounds": seconds, "parts_s": spent},
         f"submitting {count} siblings: {median(seconds['ours']):.1f} s, hydra-submitit-launcher "
         f"{median(seconds['submitit']):.1f} s, ratio {found:.2f} (bar: at most {BAR})",
         quick=options.quick,

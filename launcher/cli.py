@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launcher.commands import checkpoints, comparing, looking, managing
+from launcher.commands import checkpoints, comparing, looking, managing, searching
 from launcher.commands.verbs import Verbs
 from launcher.errors import LauncherError
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description=__doc__)
     verbs = Verbs(parser)
-    for subject in (looking, checkpoints, comparing, managing):
+    for subject in (looking, checkpoints, comparing, managing, searching):
         subject.add(verbs)
     return parser
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from launcher.branch.declared import Declared, declared
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
+from launcher.validation import validate
 
 HANDED = "fanout."
 """Overrides that say how siblings are launched, and nothing of what one of them is."""
@@ -29,17 +30,12 @@ def config_from(composed: DictConfig) -> Config:
     Raises:
         ConfigError: names the dotted key.
     """
-    plain: dict[str, Any] = {}
+    parts = [str(key) for key in composed if key != "hydra"]
+    # What was composed on the schema has its types already: to merge it into the schema again costs ten times
+    # as much, for each sibling.
+    typed = OmegaConf.get_type(composed) is Config and set(parts) == {one.name for one in fields(Config)}
     try:
-        for key in composed:
-            if key == "hydra":
-                continue
-            node = composed[key]
-            plain[str(key)] = (
-                OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-                if OmegaConf.is_config(node)
-                else node
-            )
+        values = {key: _value(composed[key], typed) for key in parts}
     except MissingMandatoryValue as error:
         raise ConfigError(
             f"{error.full_key} has no value.",
@@ -49,7 +45,20 @@ def config_from(composed: DictConfig) -> Config:
         ) from error
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
-    return Config.from_plain(plain)
+    if not typed:
+        return Config.from_plain(values)
+    config = Config(**values)
+    validate(config)
+    return config
+
+
+def _value(node: Any, typed: bool) -> Any:
+    """A node's own dataclass where it is one of the launcher's; plain values of everything else."""
+    if not OmegaConf.is_config(node):
+        return node
+    if typed and getattr(OmegaConf.get_type(node), "__module__", None) == Config.__module__:
+        return OmegaConf.to_object(node)
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
 
 
 def declared_by(hydra: Any, overrides: Sequence[str] | None = None) -> Declared:

@@ -240,6 +240,8 @@ class Recording:
             notes=self.plan.config.branch.notes,
             config=tracker_config(self.plan),
             resumed=resumed,
+            alone=self.plan.config.fanout.id is None,
+            known=dict(self.record.trackers),
             last_logged_step=self._trackers.metrics.last_step,
             trunk=self._trunk_values(),
             forks_at=self._forks_at(),

@@ -34,11 +34,14 @@ TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config",
 
 ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
+    "wandb_workspaces": "launcher.trackers.wandb",
     "pyteomics": "launcher.peptide",
     "safetensors": "launcher.checkpoint.formats",
 }
 
-HEAVY = ("torch", "wandb", "tensorboard", "mlflow", "trackio", "pyteomics", "safetensors")
+HEAVY = (
+    "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "safetensors",
+)  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/formats/known.py", "checkpoint/manifest.py", "checkpoint/store.py",

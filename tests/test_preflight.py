@@ -133,6 +133,13 @@ def test_all_findings_come_at_once(tiny: Tiny) -> None:
         assert what in ended.err
 
 
+def test_a_tracker_whose_package_is_missing(tiny: Tiny) -> None:
+    missing = [tiny_faults.WithoutPackage("mlflow")]
+    ended = tiny.refuse("branch.from_step=20", "optimizer.lr=0.002", "tracker=mlflow", prepare=missing)
+    assert "tracker.mlflow" in ended.said
+    assert "pip install 'checkpoint-launcher[mlflow]'" in ended.said
+
+
 def test_what_is_no_error_is_recorded(tiny: Tiny) -> None:
     """Another number of threads may change the last bit: a warning, and the run goes on."""
     branch = tiny.train(POINT, "threads=2")

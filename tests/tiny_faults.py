@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -328,3 +329,13 @@ def _once_at(step: int, happens: Callable[[], object]) -> None:
 def odd_direction() -> None:
     """Have the task name a direction that there is not."""
     TinyTask.directions = {"error": "higher"}  # type: ignore[dict-item]
+
+
+@dataclass(frozen=True)
+class WithoutPackage:
+    """A package is not installed."""
+
+    name: str
+
+    def __call__(self) -> None:
+        sys.modules[self.name] = None  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.utils import get_class
 
@@ -18,6 +18,9 @@ from launcher.training.device import device_type
 from launcher.training.optim import hyperparameters
 from launcher.training.schedule import Factor, build_schedule
 from launcher.training.task import Directed, Direction, Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_task(config: Config) -> Task:
@@ -55,8 +58,10 @@ def build_task(config: Config) -> Task:
 class Settings:
     """Everything that decides what each step of a plan computes, under some config."""
 
-    def __init__(self, config: Config, plan: Plan, task: Task | None = None) -> None:
-        """``task``: the config's, where it is built already."""
+    def __init__(
+        self, config: Config, plan: Plan, task: Task | None = None, model: nn.Module | None = None
+    ) -> None:
+        """``task`` and ``model``: the config's, where they are built already."""
         self._task = task or build_task(config)
         self._factor: Factor = build_schedule(config.scheduler, plan.horizon_steps)
         self._plan = plan
@@ -71,17 +76,18 @@ class Settings:
             "deterministic": config.deterministic,
             "threads": config.threads,
             "nproc": config.launch.nproc,
-            "model": self._model(),
+            "model": self._described(model),
             "data": self._task.fingerprint(),
         }
         if plan.config.branch.restore == "weights" or "rng" in plan.config.branch.reset:
             self._constant["seed"] = config.seed
 
-    def _model(self) -> list[str]:
+    def _described(self, model: nn.Module | None) -> list[str]:
         import torch
 
-        with torch.device("meta"):
-            model = self._task.build_model()
+        if model is None:
+            with torch.device("meta"):
+                model = self._task.build_model()
         # What a module computes need not show in its repr: F.dropout(x, self.p) does not.
         kept = (
             f"{name}.{key}={value!r}"
@@ -110,7 +116,7 @@ def first_effect(one: Settings, other: Settings, steps: int) -> int | None:
     return next((step for step in range(1, steps + 1) if one.at(step) != other.at(step)), None)
 
 
-def effect_findings(plan: Plan, task: Task | None = None) -> list[Finding]:
+def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
     """One finding for each factor that has no effect within the branch, or only a later one.
 
     Each declared factor is taken back by itself, to the trunk's value, and the settings of all steps
@@ -118,7 +124,8 @@ def effect_findings(plan: Plan, task: Task | None = None) -> list[Finding]:
 
     Args:
         plan: the branch.
-        task: the plan's, where it is built already.
+        task: the plan's.
+        model: the plan's; its values do not matter.
     """
     assert plan.point is not None
     units: dict[str, list[str]] = {}
@@ -129,7 +136,7 @@ def effect_findings(plan: Plan, task: Task | None = None) -> list[Finding]:
             units.setdefault(unit, []).append(key)
     if not units:
         return []
-    own = Settings(plan.config, plan, task)
+    own = Settings(plan.config, plan, task, model)
     findings = []
     for unit, keys in units.items():
         without = _taken_back(plan, keys)

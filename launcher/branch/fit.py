@@ -15,16 +15,19 @@ from launcher.errors import CheckpointError
 from launcher.findings import Finding, finding_of
 from launcher.training.optim import build_optimizer
 from launcher.training.restore import with_tied
-from launcher.training.task import Task
 
 SHOWN = 4
 """How many of the tensors that do not fit are named."""
 
 
-def fit_findings(plan: Plan, task: Task, manifest: Manifest) -> list[Finding]:
-    """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's."""
-    with torch.device("meta"):
-        model = task.build_model()
+def fit_findings(plan: Plan, model: torch.nn.Module, manifest: Manifest) -> list[Finding]:
+    """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's.
+
+    Args:
+        plan: the branch.
+        model: the plan's; its values do not matter.
+        manifest: the checkpoint's.
+    """
     expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
     prefix = "model_state_dict."
     there = {

@@ -18,6 +18,7 @@ from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.lineage import Run, find_run, read_runs
+from launcher.trackers.trackers import not_installed
 from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
 from launcher.training.schedule import build_schedule
@@ -37,8 +38,8 @@ def preflight(
     Raises:
         LauncherError: the config names something that cannot be built at all; the rest is findings.
     """
-    task, fingerprint = _built(plan)
-    findings = _place(plan) + _shares(plan, task)
+    task, model, fingerprint = _built(plan)
+    findings = _place(plan) + _shares(plan, task) + _trackers(plan)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -47,14 +48,14 @@ def preflight(
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
         findings += foreign_findings(plan, task)
-        findings += fit_findings(plan, task, manifest)
+        findings += fit_findings(plan, model, manifest)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
         findings += _seed(plan)
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
         if not errors(findings):
-            findings += effect_findings(plan, task)
+            findings += effect_findings(plan, task, model)
     return findings
 
 
@@ -64,7 +65,7 @@ def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     Raises:
         LauncherError: as :func:`preflight`.
     """
-    _, fingerprint = _built(plan)
+    _, _, fingerprint = _built(plan)
     findings = _place(plan)
     if plan.point is not None:
         findings += _data(plan, plan.point.manifest, fingerprint)
@@ -72,8 +73,8 @@ def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     return findings
 
 
-def _built(plan: Plan) -> tuple[Task, str]:
-    """The task and its data's fingerprint, once all that the config names is known to be buildable.
+def _built(plan: Plan) -> tuple[Task, torch.nn.Module, str]:
+    """The task, its model without memory, and its data's fingerprint: all that the config names can be built.
 
     Raises:
         ConfigError: a node's target cannot be imported or refuses its arguments.
@@ -82,8 +83,9 @@ def _built(plan: Plan) -> tuple[Task, str]:
     task = build_task(plan.config)
     build_schedule(plan.config.scheduler, plan.horizon_steps)
     with torch.device("meta"):
-        build_optimizer(plan.config.optimizer, task.build_model().parameters())
-    return task, task.fingerprint()
+        model = task.build_model()
+        build_optimizer(plan.config.optimizer, model.parameters())
+    return task, model, task.fingerprint()
 
 
 def require_clean(plan: Plan, findings: list[Finding]) -> None:
@@ -210,6 +212,20 @@ def _seed(plan: Plan) -> list[Finding]:
         return []
     found = "changes the order of the data; dropout goes on with the trunk's random numbers"
     return [Finding("note", f"seed={plan.config.seed}", found, "", "branch.reset=[rng] for new ones")]
+
+
+def _trackers(plan: Plan) -> list[Finding]:
+    """A tracker may fail, but what is known to before the run starts was a mistake."""
+    return [
+        Finding(
+            "error",
+            f"tracker.{name}",
+            f"the package {name} is not installed",
+            "it, or another tracker",
+            f"pip install 'checkpoint-launcher[{name}]'",
+        )
+        for name in not_installed(plan.config.tracker)
+    ]
 
 
 def changed_data(manifest: Manifest, fingerprint: str) -> list[Finding]:

@@ -39,6 +39,10 @@ class RunIdentity:
     """Plain resolved values: the config, and beside it metadata such as ``branched_from_checkpoint``."""
     resumed: bool = False
     """Whether this process goes on with a run that an earlier one began."""
+    alone: bool = True
+    """Whether it was launched by itself and not among siblings: what the environment says is about it."""
+    known: Mapping[str, Any] = field(default_factory=dict)
+    """What the run record has of the trackers since an earlier start."""
     last_logged_step: int | None = None
     """``global_step`` of the last line that is in metrics.jsonl already; None: there is none."""
     trunk: TrunkValues | None = None

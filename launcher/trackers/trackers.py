@@ -7,8 +7,10 @@ reaches training.
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from launcher.config import TrackerConfig
@@ -33,6 +35,12 @@ def trackers_of(config: TrackerConfig) -> list[Tracker]:
     if config.trackio is not None:
         trackers.append(TrackioTracker(config.trackio))
     return trackers
+
+
+def not_installed(config: TrackerConfig) -> list[str]:
+    """The trackers that the config names and whose package is not there; each is an extra of that name."""
+    named = [one.name for one in fields(config) if getattr(config, one.name) is not None]
+    return [name for name in named if importlib.util.find_spec(name) is None]
 
 
 class Trackers:

@@ -17,6 +17,7 @@ import pytest
 from launcher.config import MlflowConfig
 from launcher.files import write_json
 from launcher.layout import RunDirectory, checkpoint_file, manifest_of
+from launcher.trackers import worker
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.mlflow import MlflowTracker
 from launcher.trackers.trackers import Trackers
@@ -56,6 +57,11 @@ class Server:
             f"{self.uri}/api/2.0/mlflow/experiments/get?experiment_id=0", lambda found: "experiment" in found
         )
 
+    def hang(self) -> None:
+        """It takes connections, and answers nothing."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
     def kill(self) -> None:
         if self.process is None:
             return
@@ -77,13 +83,15 @@ def server(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatc
     made.kill()
 
 
+@pytest.mark.parametrize("how", ["killed", "hung"])
 def test_a_server_has_the_run_loses_it_in_the_middle_and_has_all_of_it_in_the_end(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    how: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setitem(worker.FINISH_SECONDS, "interrupted", 1.0)  # type: ignore[arg-type]
     config = MlflowConfig(flush_seconds=0)
     trunk = identity(tmp_path, "trunk-1a2b3c4d")
     directory = RunDirectory(trunk.directory)
@@ -106,12 +114,13 @@ def test_a_server_has_the_run_loses_it_in_the_middle_and_has_all_of_it_in_the_en
         time.sleep(0.01)
     for step in range(1, 12):
         if step == 6:
-            server.kill()
+            server.kill() if how == "killed" else server.hang()
         trackers.log(line(step))
     trackers.finish("interrupted")
     [warning] = warnings_in(caplog)
     assert warning.startswith("mlflow failed")
     assert trackers.dropped["mlflow"] > 0
+    server.kill()
 
     # Going on by the database itself: a second start of the server would take as long as all of this.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{server.place / 'mlflow.db'}")

@@ -315,7 +315,7 @@ class TestSources:
         assert (told.arguments["notes"], told.arguments["id"]) == ("from outside", "fixed-1a2b3c4d")
         assert told.arguments["tags"] == ["from-checkpoint", "fixed-spectrum", "x", "y"]
         assert told.sources == {
-            "name": "WANDB_NAME", "job_type": "WANDB_JOB_TYPE", "notes": "WANDB_NOTES",
+            "id": "run id", "name": "WANDB_NAME", "job_type": "WANDB_JOB_TYPE", "notes": "WANDB_NOTES",
             "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "tags": "factors and config and WANDB_TAGS",
         }  # fmt: skip
 

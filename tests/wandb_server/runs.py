@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +124,10 @@ class StoredRun:
 class Runs:
     """All runs, and the fields that ask for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, sweep: Callable[[str], Fields | None]) -> None:
+        """``sweep``: what a project has of one, by name."""
         self.stored: dict[tuple[str, str, str], StoredRun] = {}
+        self._sweep = sweep
 
     def find(self, entity: str | None, project: str, run: str) -> StoredRun | None:
         return self.stored.get((entity or ENTITY, project, run))
@@ -143,6 +146,7 @@ class Runs:
             "createRunFiles": self._create_files,
             "model": self._project,
             "project": self._project,
+            "models": self._projects,
         }
 
     def _upsert(self, input: dict[str, Any]) -> Fields:
@@ -174,6 +178,19 @@ class Runs:
         files = [{"name": name, "uploadUrl": f"{{base}}/storage/{where}/{name}"} for name in input["files"]]
         return {"createRunFiles": None, "uploadHeaders": [], "files": files, "runID": "", "success": True}
 
+    def _projects(self, entityName: str, first: int = 50, after: str | None = None) -> Fields:
+        """Those that have runs."""
+        names = sorted({project for entity, project, _ in self.stored if entity == entityName})
+        nodes = [
+            {
+                "__typename": "Project", "id": f"project-{name}", "name": name, "entityName": entityName,
+                "createdAt": "2026-01-01T00:00:00Z", "isBenchmark": False, "user": None,
+            }
+            for name in names
+        ]  # fmt: skip
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"pageInfo": page, "edges": [{"node": node} for node in nodes]}
+
     def _project(self, name: str, entityName: str | None = None) -> Fields:
         entity = entityName or ENTITY
 
@@ -196,7 +213,7 @@ class Runs:
         return {
             "__typename": "Project", "id": f"project-{name}", "internalId": "UHJvamVjdDox", "name": name,
             "entity": {"name": entity, "id": entity}, "entityName": entity, "readOnly": False,
-            "bucket": bucket, "run": bucket, "runs": several,
+            "bucket": bucket, "run": bucket, "runs": several, "sweep": self._sweep,
             "runCount": lambda filters=None: several(filters)["totalCount"],
         }  # fmt: skip
 

@@ -16,6 +16,8 @@ from graphql import GraphQLError
 
 from tests.wandb_server.graph import NotModelled, answer
 from tests.wandb_server.runs import Refused, Runs, StoredRun
+from tests.wandb_server.sweeps import Sweeps
+from tests.wandb_server.views import Views
 
 KEY = "0123456789" * 4
 """An API key of the length that the client takes."""
@@ -39,8 +41,10 @@ class WandbServer:
     """A server in threads of its own, on a port of its own. Use it as a context manager."""
 
     def __init__(self) -> None:
-        self.runs = Runs()
-        self.root: dict[str, Any] = self.runs.root()
+        self.sweeps = Sweeps()
+        self.runs = Runs(self.sweeps.find)
+        self.views = Views()
+        self.root: dict[str, Any] = {**self.runs.root(), **self.sweeps.root(), **self.views.root()}
         """Root fields of GraphQL; what else is to be modelled (artifacts) adds its own."""
         self.requests: list[str] = []
         """Paths in the order in which they were asked, as :class:`Fault` has them."""

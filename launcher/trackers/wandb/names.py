@@ -11,6 +11,8 @@ from typing import Any
 from launcher.trackers.base import RunIdentity
 
 DEFAULT_PROJECT = "checkpoint-branching"
+RUN_ID = "run id"
+"""What the launcher itself calls the run, as the source of a name."""
 LONGEST_TAG = 64
 """The client refuses longer ones at init, and the run with them."""
 LONGEST_NAME = 128
@@ -35,7 +37,8 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
 
     What is set in the config wins over W&B's environment variables, and those over what the launcher derives.
     Tags are put together from all three. The group comes resolved already: see ``group_source`` in the run
-    record. The id is always the run's own, so that a requeued job finds itself again.
+    record. The id is the run's own, so that a requeued job finds itself again. Only what an agent of a W&B
+    sweep started has the id that the agent was given: the sweep knows it by no other.
     """
     sources: dict[str, str] = {}
 
@@ -48,10 +51,10 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
         sources[key] = source
         return value
 
-    run_id = legal_id(identity.id)
+    run_id, sources["id"] = _id(identity, environment)
     told = {
         "id": run_id,
-        "name": chosen("name", "WANDB_NAME", None, (identity.name, "run id")),
+        "name": chosen("name", "WANDB_NAME", None, (identity.name, RUN_ID)),
         "group": identity.group,
         "job_type": chosen("job_type", "WANDB_JOB_TYPE", None, (identity.job_type, "factors")),
         "notes": chosen("notes", "WANDB_NOTES", identity.notes, (None, "")),
@@ -62,12 +65,23 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
     more = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",")]
     tags = [tag for tag in (*identity.tags, *more) if tag]
     sources["tags"] = "factors and config" + (" and WANDB_TAGS" if any(more) else "")
-    changed = {identity.id: run_id} if run_id != identity.id else {}
+    changed = {identity.id: run_id} if run_id != identity.id and sources["id"] == RUN_ID else {}
     for key, longest in (("name", LONGEST_NAME), ("group", LONGEST_NAME), ("job_type", LONGEST_NAME)):
         told[key] = _fitting(told[key], longest, changed)
     legal_tags = [_fitting(tag, LONGEST_TAG, changed) for tag in tags]
     arguments = {**told, "tags": list(dict.fromkeys(legal_tags)), "config": dict(identity.config)}
     return Described(arguments, {key: value for key, value in sources.items() if value}, changed)
+
+
+def _id(identity: RunIdentity, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The id, and where it comes from; the same at every start of the run."""
+    settings = identity.known.get("wandb_settings") or {}
+    if "id" in settings:
+        return settings["id"], settings.get("sources", {}).get("id", RUN_ID)
+    given = environment.get("WANDB_RUN_ID")
+    if given and environment.get("WANDB_SWEEP_ID") and identity.alone:
+        return given, "WANDB_RUN_ID"
+    return legal_id(identity.id), RUN_ID
 
 
 def _fitting(text: str | None, longest: int, changed: dict[str, str]) -> str | None:
