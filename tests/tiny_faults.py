@@ -380,3 +380,10 @@ def pin_at(step: int, outputs: str, pinned: int) -> None:
         checkpoint.with_suffix(".pin").touch()
 
     _once_at(step, pin)
+
+
+def hurried_finish() -> None:
+    """Trackers have a second to finish; uploads have their own time."""
+    from launcher.trackers import worker
+
+    worker.FINISH_SECONDS = dict.fromkeys(worker.FINISH_SECONDS, 1.0)

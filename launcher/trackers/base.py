@@ -73,8 +73,8 @@ class Tracker(Protocol):
     It may raise anything anywhere: :class:`launcher.trackers.worker.Worker` warns once, stops using
     it, and training goes on. It lives in a thread of its own, where ``start`` is called first; ``abandon``
     comes from another one. A tracker may have a mapping ``facts``, which is put into the run record, and a
-    method ``keep`` that takes a :class:`KeptCheckpoint`; ``patience`` is then how many seconds more it may
-    take to finish.
+    method ``keep`` that takes a :class:`KeptCheckpoint`; ``patience`` is how many seconds more it may take
+    to finish once it was given any.
     """
 
     @property

@@ -47,6 +47,7 @@ class Worker:
         self._lock = threading.Lock()
         self._alive = True
         self._full = False
+        self._keeping = False
         self._doing: tuple[str, float] | None = None
         """The call that is under way, and when it is overdue."""
         self._abandoning: threading.Thread | None = None
@@ -99,6 +100,7 @@ class Worker:
 
     def keep(self, kept: KeptCheckpoint) -> None:
         """Hand over a checkpoint, to a tracker that keeps them."""
+        self._keeping = True
         try:
             if self._alive:
                 self._waiting.put_nowait(("keep", LOG_SECONDS, partial(self.tracker.keep, kept)))  # type: ignore[attr-defined]
@@ -108,7 +110,7 @@ class Worker:
         kept.done()
 
     def _finish_seconds(self, state: State) -> float:
-        more = getattr(self.tracker, "patience", 0.0) if state == "finished" else 0.0
+        more = getattr(self.tracker, "patience", 0.0) if self._keeping and state == "finished" else 0.0
         return FINISH_SECONDS[state] + more
 
     def finish(self, state: State, summary: Mapping[str, Any]) -> None:

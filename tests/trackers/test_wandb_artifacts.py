@@ -230,6 +230,15 @@ class TestUploads:
         assert "wandb_dropped" not in run.record.trackers
         assert not run.directory.artifacts.exists()
 
+    def test_the_end_waits_for_the_last_one(
+        self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
+    ) -> None:
+        server.misbehave("slow", seconds=2.0, on="/upload/")
+        run = tiny.train(*self.POINT, "checkpoint.artifact=last", environment=environment,
+                         prepare=[tiny_faults.hurried_finish])  # fmt: skip
+        [one] = server.artifacts.of(f"model-{run.id}")
+        assert one.aliases >= {"step-40", "last"}
+
     def test_a_run_that_was_killed_hands_over_what_is_missing(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:

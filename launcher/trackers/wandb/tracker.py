@@ -37,6 +37,8 @@ class WandbTracker:
     """
 
     name = "wandb"
+    patience = KEEP_SECONDS
+    """Seconds that uploads at a run's end may take beyond what every tracker has."""
 
     def __init__(
         self,
@@ -180,11 +182,6 @@ class WandbTracker:
         if self._uploads is None:
             self._uploads = Uploads(self._run, self._identity, self._online)
         self._uploads.put(kept)
-
-    @property
-    def patience(self) -> float:
-        """Seconds that uploads at the run's end may take beyond what every tracker has."""
-        return 0.0 if self._uploads is None else KEEP_SECONDS
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Send one step's numbers, unless an earlier process of this run did."""
