@@ -39,6 +39,8 @@ def question(group: Group) -> str:
     notes = {run.record.notes for run in group.runs if run.record.kind != "trunk"}
     if len(notes) == 1 and (note := notes.pop()):
         return note
+    if _began_from_nothing(group):
+        return "How did these runs go?"
     point = group.point
     place = f" from step {spaced(point.step)} of {point.run or 'its checkpoint'}" if point else ""
     changed = [arm for arm in group.arms if not arm.baseline]
@@ -52,6 +54,10 @@ def question(group: Group) -> str:
     return f"{'Does' if len(keys) == 1 else 'Do'} {what}{metric}{place}?"
 
 
+def _began_from_nothing(group: Group) -> bool:
+    return all(run.record.parent is None for run in group.runs)
+
+
 def _facts(group: Group) -> list[dict[str, object]]:
     if group.comparison is not None:
         return [dict(arm.factors) for arm in group.comparison.arms if not arm.baseline]
@@ -60,6 +66,8 @@ def _facts(group: Group) -> list[dict[str, object]]:
 
 def _sentence(group: Group) -> tuple[Tone, str]:
     comparison = group.comparison
+    if _began_from_nothing(group) and comparison is None:
+        return "open", "These runs began from nothing, so there is no control to hold them against."
     if comparison is None:
         return "open", f"There is no answer yet: {_lower(group.problems[-1])}"
     if comparison.missing:

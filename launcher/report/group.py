@@ -210,7 +210,8 @@ def _chosen(group: Group) -> tuple[list[Arm], list[str]]:
     looks = styles([arm.baseline for arm in chosen])
     drawn = [replace(arm, style=look) for arm, look in zip(chosen, looks, strict=True)]
     told = f"Curves are drawn of {len(drawn)} of {len(group.arms)} arms"
-    return drawn, [f"{told}: the baseline and those that are furthest from it in {group.primary}."]
+    which = f"the baseline and those that are furthest from it in {group.primary}"
+    return drawn, [f"{told}: {which if differences else 'the first of them'}."]
 
 
 def _is_trunk(run: Run, point: Parent | None) -> bool:

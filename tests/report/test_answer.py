@@ -112,6 +112,13 @@ def test_a_control_alone_is_no_answer_and_no_error(tmp_path: Path) -> None:
     assert found.question == "What comes of going on unchanged from step 20 of trunk?"
 
 
+def test_trunks_have_a_page_and_no_verdict(tmp_path: Path) -> None:
+    trunk(tmp_path, ERROR, lambda step: 1.0)
+    found = answer(read_group(tmp_path, "trunks", Asked()))
+    assert (found.question, found.tone) == ("How did these runs go?", "open")
+    assert found.sentence == "These runs began from nothing, so there is no control to hold them against."
+
+
 def test_the_users_own_words_are_the_question(tmp_path: Path) -> None:
     trunk(tmp_path, ERROR, lambda step: 1.0)
     for name in ("control", "treated"):

@@ -77,6 +77,7 @@ def test_arms_differ_in_colour_and_in_dash(looked: Looked) -> None:
 
 def test_what_can_be_set_changes_the_figure(looked: Looked) -> None:
     page, figure = looked.page, "document.getElementById('figure')"
+    assert page.is_visible("#streams")
     kinds = lambda: [trace["meta"] for trace in looked.traces()]  # noqa: E731
     assert kinds().count("band") == 2
     page.uncheck("#band")

@@ -71,6 +71,7 @@ def test_what_a_record_says_is_text_and_nothing_else(tmp_path: Path) -> None:
     with browser() as started, opened(started, file.as_uri(), offline=True) as one:
         one.page.wait_for_selector(DRAWN)
         assert one.measured("window.broken") is None
+        assert one.page.is_visible("#view")
         assert HOSTILE in one.page.inner_text("#legend")
         assert HOSTILE in one.page.inner_text("#factors")
         names = [trace["name"] for trace in one.traces()]

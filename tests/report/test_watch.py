@@ -42,6 +42,7 @@ def test_the_page_follows_its_runs_and_keeps_what_was_set(tiny: Tiny, tmp_path: 
         one.page.wait_for_selector(DRAWN)
         assert "runs are under way" in one.page.inner_text("header")
         assert "There is no answer yet" in one.page.inner_text(".answer")
+        assert not one.page.is_visible("#streams")  # There is one stream only.
         one.page.select_option("#metric", "train/error")
         one.page.click("#legend button[data-arm='heavy-loss']")
         assert [len(trace["x"]) for trace in one.traces() if trace["meta"] == "arm"] == [15]
