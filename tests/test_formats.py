@@ -217,6 +217,11 @@ class TestBranching:
         assert group.hyperparameters["initial_lr"] == 4e-4
         assert digest(empty.run("control")) == digest(foreign.tiny.trunk)
 
+    def test_streams_need_the_seed_that_nobody_knows(self, foreign: Foreign, empty: Tiny) -> None:
+        place = f"branch.from_checkpoint={foreign.directory / 'full.pt'}"
+        ended = empty.refuse("-m", "+branch=foreign", place, "fanout.repeats=2", "optimizer.lr=1e-3,4e-4")
+        assert "fanout.repeats counts seeds from the trunk's" in ended.said
+
     def test_a_converted_checkpoint_is_the_branch_point_that_it_was(
         self, foreign: Foreign, empty: Tiny, tmp_path: Path
     ) -> None:
