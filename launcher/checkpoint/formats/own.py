@@ -24,8 +24,10 @@ class Own:
         try:
             with layout.manifest_of(path).open("rb") as file:
                 return file.read(len(_BEGINNING)) == _BEGINNING
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError:
+            return True  # Whoever reads it says why it cannot be read.
 
     def files(self, path: Path) -> list[Path]:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
