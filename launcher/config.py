@@ -195,6 +195,8 @@ class FanoutConfig:
     """Set by the sweeper: which one of several runs of the same signature this is."""
     id: str | None = None
     """Set by the sweeper: the fan-out that the sibling belongs to."""
+    signature: str | None = None
+    """Set by the sweeper: the signature that was checked; a run with another one does not start."""
 
 
 @dataclass

@@ -36,13 +36,24 @@ ONLY_IN: Mapping[str, str] = {
     **{name: f"launcher.trackers.{name}" for name in ("wandb", "tensorboard", "mlflow", "trackio")},
     "wandb_workspaces": "launcher.trackers.wandb",
     "pyteomics": "launcher.peptide",
+    "google": "launcher.launchers.custom_jobs.client",
 }
 
-HEAVY = ("torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics")
+HEAVY = (
+    "torch",
+    "wandb",
+    "wandb_workspaces",
+    "tensorboard",
+    "mlflow",
+    "trackio",
+    "pyteomics",
+    "google.cloud.aiplatform_v1",
+)
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "checkpoint/manifest.py", "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py",
-    "report/*.py", "report/compare/*.py", "launchers/pool.py", "cli.py", "commands/*.py",
+    "report/*.py", "report/compare/*.py", "launchers/pool.py", "launchers/vertex.py",
+    "launchers/custom_jobs/s*.py", "fanout/jobs.py", "cli.py", "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 
