@@ -18,7 +18,7 @@ from google.api_core import exceptions
 from google.api_core.client_options import ClientOptions
 from google.api_core.retry import Retry, if_exception_type
 from google.auth.credentials import Credentials
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError, TransportError
 from google.cloud import storage
 from google.cloud.aiplatform_v1.services.job_service import JobServiceClient
 from google.cloud.aiplatform_v1.types import AcceleratorType, CustomJob
@@ -211,9 +211,10 @@ def _error(error: Exception, where: str) -> VertexError:
     what, do = _SAID.get(int(code or 0), ("Google Cloud refused.", "see what it says"))
     if code is None:
         what, do = "Google Cloud gave no usable answer.", "see whether it can be reached from here"
-    if isinstance(error, GoogleAuthError):
+    refused = isinstance(error, GoogleAuthError) and not isinstance(error, TransportError)
+    if refused:
         what, do = _SAID[401]
-    lost = not isinstance(error, GoogleAuthError) and (code is None or int(code) >= 500)
+    lost = not refused and (code is None or int(code) >= 500)
     return VertexError(what, where=where, found=" ".join(str(found).split())[:400], do=do, lost=lost)
 
 

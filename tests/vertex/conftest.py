@@ -1,0 +1,115 @@
+"""A project of Google Cloud with one service account, one bucket, and machines that are processes here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from launcher.launchers.sibling import Launch, read_launch
+from tests.tiny_process import Ended, Prepare, Tiny
+from tests.vertex.vertex_server import StoredJob, VertexServer
+
+PROJECT = "my-project"
+PARENT = f"projects/{PROJECT}/locations/us-central1"
+
+
+@dataclass(frozen=True)
+class Key:
+    """Of a service account that is made for the tests."""
+
+    private: str
+    public: bytes
+
+    def write(self, path: Path, url: str) -> None:
+        """As ``gcloud iam service-accounts keys create`` writes it."""
+        about = {
+            "type": "service_account",
+            "project_id": PROJECT,
+            "private_key_id": "1",
+            "private_key": self.private,
+            "client_email": f"me@{PROJECT}.iam.gserviceaccount.com",
+            "client_id": "1",
+            "token_uri": f"{url}/token",
+        }
+        path.write_text(json.dumps(about))
+
+
+@pytest.fixture(scope="session")
+def key() -> Key:
+    made = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return Key(private, made.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+@dataclass
+class Cloud:
+    """The stand-in, seen from a machine with the tiny project, whose bucket ``runs`` is mounted on both."""
+
+    server: VertexServer
+    tiny: Tiny
+    mount: Path
+    """What a job has as ``/gcs``."""
+    environment: dict[str, str]
+    prepare: list[Prepare] = field(default_factory=list)
+    """What goes wrong in the processes of jobs."""
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        return (
+            "hydra/launcher=vertex",
+            "hydra.launcher.image=us-docker.pkg.dev/my-project/images/tiny:1",
+            "hydra.launcher.outputs=/gcs/runs/outputs",
+        )
+
+    def launch(self, *overrides: str, **options: Any) -> Ended:
+        return self.tiny.launch("-m", *overrides, *self.settings, environment=self.environment, **options)
+
+    def launcher(self, *arguments: str) -> Ended:
+        return self.tiny.launch(
+            *arguments,
+            f"--outputs={self.tiny.outputs}",
+            module="launcher.cli",
+            environment=self.environment,
+        )
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        ended = self.launcher("status", "--json")
+        assert ended.status == 0, ended.err
+        found = {one["run"]: one for one in json.loads(ended.out)}
+        return {run: one for run, one in found.items() if not run.startswith("trunk-")}
+
+    def states(self) -> list[str]:
+        return sorted(one["state"] for one in self.statuses().values())
+
+    def launches(self) -> list[Launch]:
+        return [read_launch(path.parent) for path in sorted(self.tiny.outputs.glob("*/*/launch.json"))]
+
+    def machine(self, job: StoredJob) -> int:
+        """A machine of Vertex AI: the mount, the container's command and variables, and nothing else."""
+        said = [one.replace("/gcs/", f"{self.mount}/") for one in job.container["args"]]
+        return self.tiny.launch(*said, environment=job.environment, prepare=self.prepare).status
+
+    def run_all(self) -> list[int]:
+        pending = [job for job in self.server.jobs if job.state == "JOB_STATE_PENDING"]
+        return [self.server.run(job, self.machine) for job in pending]
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, trained: Tiny, key: Key) -> Iterator[Cloud]:
+    mount = tmp_path / "gcs"
+    tiny = Tiny(mount / "runs" / "outputs")
+    shutil.copytree(trained.outputs, tiny.outputs)
+    with VertexServer(key.public) as server:
+        account = tmp_path / "account.json"
+        key.write(account, server.url)
+        environment = {**server.environment, "GOOGLE_APPLICATION_CREDENTIALS": str(account)}
+        yield Cloud(server, tiny, mount, environment)
+        assert server.complaints == []

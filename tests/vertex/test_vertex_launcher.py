@@ -1,0 +1,119 @@
+"""Siblings as jobs of Vertex AI: what is submitted, what runs, what is known about it afterwards."""
+
+from __future__ import annotations
+
+import json
+
+from tests.tiny_process import Tiny, digest, metrics
+from tests.vertex.conftest import PARENT, Cloud
+
+POINT = "branch.from_step=20"
+RATES = "optimizer.lr=0.002,0.003"
+GROUP = "checkpoint-20-experiments"
+
+
+def test_siblings_through_the_whole_door(cloud: Cloud, tiny: Tiny) -> None:
+    ended = cloud.launch(POINT, RATES)
+    assert ended.status == 0, ended.err
+    assert "Submitted 2 siblings to Vertex AI" in ended.err
+    jobs = cloud.server.jobs
+    assert [one.job_id for one in cloud.launches()] == [job.name for job in jobs]
+    assert cloud.states() == ["queued", "queued"]
+    assert cloud.launch(POINT, RATES).status == 0
+    assert len(cloud.server.jobs) == 2
+
+    assert cloud.run_all() == [0, 0]
+    assert cloud.states() == ["finished", "finished"]
+    assert tiny.launch("-m", POINT, RATES).status == 0
+    for rate in ("0.002", "0.003"):
+        here, there = tiny.run(f"lr-{rate}"), cloud.tiny.run(f"lr-{rate}")
+        assert here.id == there.id
+        assert digest(here) == digest(there)
+        assert metrics(here) == metrics(there)
+        [start] = there.record.starts
+        assert start.job_id in {job.labels["launcher-job"] for job in jobs}
+    assert cloud.launch(POINT, RATES).status == 0
+    assert len(cloud.server.jobs) == 2
+
+
+def test_a_job_is_what_the_settings_say(cloud: Cloud) -> None:
+    typed = (
+        "hydra.launcher.machine_type=g2-standard-8",
+        "hydra.launcher.accelerator_type=NVIDIA_L4",
+        "hydra.launcher.disk_gb=200",
+        "hydra.launcher.spot=true",
+        "hydra.launcher.retries=false",
+        "hydra.launcher.timeout_min=90",
+        "hydra.launcher.service_account=trainer@my-project.iam.gserviceaccount.com",
+        "+hydra.launcher.env.WANDB_API_KEY=${oc.env:WANDB_API_KEY}",
+        "+hydra.launcher.labels.team=proteins",
+        "hydra.launcher.network=projects/1/global/networks/n",
+        "hydra.launcher.nfs_mounts=[{server:10.0.0.2,path:/runs,mount_point:runs}]",
+        "+hydra.launcher.additional_parameters.enableWebAccess=true",
+        "+hydra.launcher.additional_parameters.scheduling={maxWaitDuration:60s}",
+    )
+    cloud.environment["WANDB_API_KEY"] = "abcdef0123"
+    shown = cloud.launch(POINT, "loss=heavy", *typed, "fanout.dry_run=true")
+    assert shown.status == 0, shown.err
+    assert cloud.server.jobs == []
+    assert cloud.launch(POINT, "loss=heavy", *typed).status == 0
+    [job] = cloud.server.jobs
+    [launch] = cloud.launches()
+    point = cloud.tiny.trunk.directory.checkpoints / "checkpoint_step_20.pt"
+    sha256 = str(launch.config["fanout"]["point"]).rpartition("@")[2]
+    assert job.body["displayName"] == launch.run
+    assert job.labels == {
+        "launcher-group": GROUP,
+        "launcher-sibling": launch.run.lower().replace(".", "-"),
+        "launcher-signature": launch.run.rpartition("-")[2],
+        "launcher-digest": sha256[:63],
+        "launcher-fanout": launch.fanout,
+        "launcher-siblings": "1",
+        "launcher-job": job.environment["LAUNCHER_VERTEX_JOB"],
+        "team": "proteins",
+    }
+    spec = job.body["jobSpec"]
+    assert spec["scheduling"] == {
+        "timeout": "5400s",
+        "strategy": "SPOT",
+        "disableRetries": True,
+        "maxWaitDuration": "60s",
+    }
+    assert spec["serviceAccount"] == "trainer@my-project.iam.gserviceaccount.com"
+    assert spec["network"] == "projects/1/global/networks/n"
+    assert spec["enableWebAccess"] is True
+    assert spec["baseOutputDirectory"] == {"outputUriPrefix": f"gs://runs/outputs/{GROUP}/{launch.run}"}
+    [pool] = spec["workerPoolSpecs"]
+    assert pool["machineSpec"] == {
+        "machineType": "g2-standard-8",
+        "acceleratorType": "NVIDIA_L4",
+        "acceleratorCount": 1,
+    }
+    assert pool["replicaCount"] == "1"
+    assert pool["diskSpec"] == {"bootDiskSizeGb": 200}
+    assert pool["nfsMounts"] == [{"server": "10.0.0.2", "path": "/runs", "mountPoint": "runs"}]
+    assert job.container["imageUri"] == "us-docker.pkg.dev/my-project/images/tiny:1"
+    assert job.container["command"] == ["python", "train.py"]
+    assert job.environment["WANDB_API_KEY"] == "abcdef0123"
+    there = f"/gcs/runs/outputs/trunks/{cloud.tiny.trunk.id}/checkpoints/{point.name}"
+    assert job.container["args"][:2] == [POINT, "loss=heavy"]
+    assert job.container["args"][-4:] == [
+        "paths.outputs=/gcs/runs/outputs",
+        f"branch.from_checkpoint={there}",
+        f"branch.sha256={_quoted(sha256)}",
+        f"fanout.signature={_quoted(job.labels['launcher-signature'])}",
+    ]
+    assert not any(str(cloud.mount) in one for one in job.container["args"])
+
+    assert "abcdef0123" not in shown.said
+    assert not any("abcdef0123" in path.read_text() for path in (cloud.tiny.outputs / GROUP).rglob("*.json"))
+    described = json.loads(shown.out[shown.out.index("\n{\n") :])
+    for one in described["jobSpec"]["workerPoolSpecs"][0]["containerSpec"]["env"]:
+        one.pop("value")
+    assert described["jobSpec"]["scheduling"] == spec["scheduling"]
+    assert described["jobSpec"]["workerPoolSpecs"][0]["machineSpec"] == pool["machineSpec"]
+    assert PARENT in (launch.job_id or "")
+
+
+def _quoted(text: str) -> str:
+    return text if text[0].isalpha() else f"'{text}'"
