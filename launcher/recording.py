@@ -21,7 +21,7 @@ from launcher.differences import plain
 from launcher.errors import ConfigError, LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
-from launcher.launchers.custom_jobs.spec import vertex_job
+from launcher.launchers.custom_jobs.inside import vertex_job
 from launcher.launchers.jobs.job import SlurmJob, current_job
 from launcher.layout import RunDirectory
 from launcher.lease import Lease, Superseded, holder

@@ -42,16 +42,13 @@ class BranchSweeperConf:
 
     params: dict[str, str] | None = field(default=None)
     """Sweeps that stand in a config file: key to comma-separated values, as in Hydra's basic sweeper."""
-    siblings: list[list[str]] | None = None
-    """Siblings that are no product of lists: the overrides of each, beside those that all share."""
 
 
 class BranchSweeper(BasicSweeper):
     """Fans out siblings."""
 
-    def __init__(self, params: dict[str, str] | None = None, siblings: list[list[str]] | None = None) -> None:
+    def __init__(self, params: dict[str, str] | None = None) -> None:
         super().__init__(max_batch_size=None, params=params)
-        self._named = [list(one) for one in siblings or []]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra's; ``fanout.max_parallel`` reaches every launcher that has such a setting."""
@@ -103,19 +100,7 @@ class BranchSweeper(BasicSweeper):
                 axes[key] = [(f"{key}={value}",) for value in _values(one)]
             else:
                 fixed.append(f"{key}={one.get_value_element_as_str()}")
-        named = [([*fixed, *one], list(one)) for one in self._named]
-        if named and axes:
-            raise ConfigError(
-                "Siblings are named one by one, and values are swept as well.",
-                where="hydra.sweeper.siblings",
-                found=", ".join(axes),
-                do="give one of the two",
-            )
-        made: list[tuple[list[str], list[str]]] = (
-            [(fixed, [])] if settings.control and (axes or named) else []
-        )
-        if named:
-            return made + named
+        made: list[tuple[list[str], list[str]]] = [(fixed, [])] if settings.control and axes else []
         for chosen in itertools.product(*_zipped(axes, settings.zip)):
             swept = [each for part in chosen for each in part]
             made.append(([*fixed, *swept], swept))

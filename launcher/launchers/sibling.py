@@ -118,6 +118,8 @@ class Outcome:
     """Exit status as a shell shows it; None: it was not started, or nobody waited for it."""
     reason: str = ""
     """One line, where there is something to say: ``killed by SIGSEGV``, ``job 123_4``, ``not started: …``."""
+    submitted: bool = False
+    """Whether it is a job that nobody waited for."""
 
 
 class Job(Protocol):

@@ -21,9 +21,11 @@ from omegaconf import DictConfig, OmegaConf
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers.custom_jobs.check import check_settings, parent
+from launcher.launchers.custom_jobs.inside import SWEEPER
 from launcher.launchers.custom_jobs.spec import PlannedJob, planned_jobs, shown
 from launcher.launchers.custom_jobs.states import VertexError
 from launcher.launchers.custom_jobs.submit import submit
+from launcher.launchers.custom_jobs.sweeper import JobSweeper, JobSweeperConf
 from launcher.launchers.custom_jobs.wait import Waiting
 from launcher.launchers.plugins import register_plugin
 from launcher.launchers.sibling import Outcome, RunSibling, Sibling
@@ -163,7 +165,9 @@ def _submitted(jobs: Sequence[PlannedJob], where: str) -> dict[str, Outcome]:
         if not refused:
             try:
                 name = submit(job, where)
-                outcomes.update({one.id: Outcome(one.id, None, f"job {name}") for one in job.siblings})
+                outcomes.update(
+                    {one.id: Outcome(one.id, None, f"job {name}", submitted=True) for one in job.siblings}
+                )
                 continue
             except VertexError as error:
                 if not outcomes:
@@ -187,3 +191,4 @@ def restored(settings: Mapping[str, Any]) -> VertexLauncher:
 def register() -> None:
     """Make ``hydra/launcher=vertex`` known to Hydra."""
     register_plugin(VertexLauncher, "hydra/launcher", "vertex", VertexConf)
+    register_plugin(JobSweeper, "hydra/sweeper", SWEEPER, JobSweeperConf)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from launcher.launchers.sibling import Launch, read_launch
+from launcher.checkpoint.manifest import read_manifest
+from launcher.launchers.custom_jobs import client
+from launcher.launchers.sibling import Launch, Sibling, read_launch
+from launcher.launchers.vertex import VertexLauncher, restored
+from launcher.process import Process
 from tests.tiny_process import Ended, Prepare, Tiny
 from tests.vertex.vertex_server import StoredJob, VertexServer
 
 PROJECT = "my-project"
 PARENT = f"projects/{PROJECT}/locations/us-central1"
+
+
+def impatient(module: str, name: str, seconds: float) -> None:
+    """In a process that is about to start: wait less long than one has to for Google."""
+    setattr(importlib.import_module(f"launcher.launchers.custom_jobs.{module}"), name, seconds)
 
 
 @dataclass(frozen=True)
@@ -113,3 +123,40 @@ def cloud(tmp_path: Path, trained: Tiny, key: Key) -> Iterator[Cloud]:
         environment = {**server.environment, "GOOGLE_APPLICATION_CREDENTIALS": str(account)}
         yield Cloud(server, tiny, mount, environment)
         assert server.complaints == []
+
+
+@dataclass
+class Asked:
+    """The launcher in this process, and a sibling for it that nobody has launched."""
+
+    cloud: Cloud
+    sibling: Sibling
+
+    def launcher(self, **settings: Any) -> VertexLauncher:
+        named = {"image": "images/tiny:1", "outputs": "/gcs/runs/outputs", **settings}
+        return restored({"project": PROJECT, **named})
+
+    def with_config(self, config: dict[str, Any]) -> Sibling:
+        assert self.sibling.launch is not None
+        return replace(self.sibling, launch=replace(self.sibling.launch, config=config))
+
+
+@pytest.fixture
+def asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    trunk = cloud.tiny.trunk
+    point = trunk.directory.checkpoints / "checkpoint_step_20.pt"
+    manifest = read_manifest(point)
+    config = dict(manifest.about.config)
+    config["paths"] = {**config["paths"], "outputs": str(cloud.tiny.outputs)}
+    config["fanout"] = {**config["fanout"], "point": f"{point}@{manifest.sha256}", "signature": "12345678"}
+    directory = cloud.tiny.outputs / "group" / "control-12345678"
+    launch = Launch(directory.name, [], "/", config, {}, "vertex", "f", "now", Process.this())
+    directory.mkdir(parents=True)
+    launch.write(directory)
+    client._client.cache_clear()
+    client._credentials.cache_clear()
+    yield Asked(cloud, Sibling(directory.name, directory, 40, launch=launch, overrides=("seed=0",)))
+    client._client.cache_clear()
+    client._credentials.cache_clear()

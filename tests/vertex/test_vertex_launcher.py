@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
+from tests import tiny_faults
 from tests.tiny_process import Tiny, digest, metrics
-from tests.vertex.conftest import PARENT, Cloud
+from tests.vertex.conftest import PARENT, Cloud, impatient
 
 POINT = "branch.from_step=20"
 RATES = "optimizer.lr=0.002,0.003"
@@ -117,3 +122,100 @@ def test_a_job_is_what_the_settings_say(cloud: Cloud) -> None:
 
 def _quoted(text: str) -> str:
     return text if text[0].isalpha() else f"'{text}'"
+
+
+def test_several_siblings_share_a_job(cloud: Cloud, tiny: Tiny) -> None:
+    typed = (POINT, "optimizer.lr=0.002,0.003,0.004", "hydra.launcher.siblings_per_job=2")
+    assert cloud.launch(*typed).status == 0
+    first, second = cloud.server.jobs
+    assert first.labels["launcher-siblings"] == "2"
+    assert second.labels["launcher-sibling"].startswith("lr-0-004")
+    assert cloud.run_all() == [0, 0]
+    assert tiny.launch("-m", *typed[:2]).status == 0
+    runs = {run.id: digest(run) for run in tiny.runs() if run.record.kind == "branch"}
+    assert {run.id: digest(run) for run in cloud.tiny.runs() if run.record.kind == "branch"} == runs
+    assert len(runs) == 3
+
+
+def test_the_bucket_may_be_out_of_sight(cloud: Cloud, tmp_path: Path) -> None:
+    away = Tiny(tmp_path / "here" / "outputs")
+    here = replace(cloud, tiny=away)
+    typed = ("seed=1", *here.settings[:2], "hydra.launcher.staging_bucket=gs://runs/lab")
+    ended = away.launch("-m", *typed, environment=here.environment)
+    assert ended.status == 0, ended.err
+    assert here.run_all() == [0]
+    ended = here.launcher("status", "--json")
+    [status] = json.loads(ended.out)
+    assert status["state"] == "finished"
+    assert f"its files: gs://runs/lab/outputs/trunks/{status['run']}" in status["detail"]
+    assert away.launch("-m", *typed, environment=here.environment).status == 0
+    assert len(here.server.jobs) == 1
+
+    shutil.copytree(cloud.mount / "runs" / "lab" / "outputs", away.outputs, dirs_exist_ok=True)
+    [run] = away.runs()
+    assert (run.record.state, run.record.step, run.id) == ("finished", 40, status["run"])
+    # What lies on this machine only, no job can branch from.
+    point = away.launch("-m", POINT, *typed, environment=here.environment)
+    assert point.status == 2
+    assert "No job can see the branch point: it lies on this machine." in point.said
+    assert "branch.from_checkpoint=gs://BUCKET/checkpoints/checkpoint_step_20.pt" in point.said
+    assert len(here.server.jobs) == 1
+
+
+def test_another_config_in_the_image_is_another_run(cloud: Cloud) -> None:
+    assert cloud.launch(POINT, "loss=heavy").status == 0
+    [job] = cloud.server.jobs
+    job.container["args"].append("loss.weight=0.7")
+    [status] = cloud.run_all()
+    assert status == 2
+    assert all(run.record.kind == "trunk" or not run.record.starts for run in cloud.tiny.runs())
+
+
+def test_a_job_that_is_started_again_goes_on(cloud: Cloud, tiny: Tiny) -> None:
+    assert cloud.launch(POINT).status == 0
+    [job] = cloud.server.jobs
+    cloud.prepare = [tiny_faults.Kill(35, "SIGKILL", saved=True)]
+    assert cloud.server.run(job, cloud.machine) == 137
+    run = cloud.tiny.run("control-")
+    # The machine is another one, so nobody can see that the process is gone; its sign of life is fresh.
+    [lease] = run.directory.leases.glob("*/lease.json")
+    said = json.loads(lease.read_text())
+    lease.write_text(json.dumps({**said, "process": {**said["process"], "machine": "another"}}))
+    cloud.prepare = []
+    stranger = {"LAUNCHER_VERTEX_JOB": "another-job"}
+    job.container["env"], own = (
+        [{"name": key, "value": value} for key, value in stranger.items()],
+        job.container["env"],
+    )
+    assert cloud.server.run(job, cloud.machine) == 2
+    lease.touch()
+    job.container["env"] = own
+    assert cloud.server.run(job, cloud.machine) == 0
+    ended = cloud.tiny.run("control-")
+    assert [start.origin for start in ended.record.starts] == ["branch point", "own checkpoint"]
+    alone = tiny.train(POINT)
+    assert digest(ended) == digest(alone)
+    assert metrics(ended) == metrics(alone)
+
+
+def test_waits_for_room_and_stops_after_a_failure(cloud: Cloud) -> None:
+    wait = ("hydra.launcher.wait=true", "fanout.max_parallel=1")
+    refused = cloud.launch(POINT, RATES, "fanout.max_parallel=1")
+    assert refused.status == 2
+    assert "needs somebody who sees jobs end" in refused.said
+    cloud.server.machine = cloud.machine
+    hurried = [partial(impatient, "wait", "POLL_SECONDS", 0.2)]
+    seen: list[int] = []
+    cloud.server.machine = lambda job: (seen.append(len(cloud.server.jobs)), cloud.machine(job))[1]
+    ended = cloud.launch(POINT, RATES, *wait, prepare=hurried)
+    assert ended.status == 0, ended.err
+    assert seen == [1, 2]
+    assert cloud.states() == ["finished", "finished"]
+
+    cloud.server.machine = lambda _: 1
+    stopping = (*wait, "fanout.stop_on_failure=true")
+    ended = cloud.launch(POINT, "optimizer.lr=0.004,0.005", *stopping, prepare=hurried)
+    assert ended.status == 1
+    assert len(cloud.server.jobs) == 3
+    assert "not started: another sibling failed" in ended.said
+    assert "exited with a non-zero status" in ended.said

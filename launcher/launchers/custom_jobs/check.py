@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError, LauncherError
+from launcher.launchers.custom_jobs.inside import JOB_VARIABLE
 from launcher.launchers.custom_jobs.spec import (
-    JOB_VARIABLE,
     MOUNT,
     Settings,
     bucket_of,
@@ -139,6 +139,14 @@ def _processes(settings: Settings, siblings: Sequence[Sibling]) -> Iterator[Conf
             where="launch.nproc",
             found=f"hydra.launcher.accelerator_count={settings['accelerator_count']}",
             do=f"hydra.launcher.accelerator_count={most}",
+        )
+
+    if most > 1 and int(settings["siblings_per_job"]) > 1:
+        yield ConfigError(
+            "Siblings of several processes do not share a job.",
+            where="hydra.launcher.siblings_per_job",
+            found=f"launch.nproc={most}",
+            do="hydra.launcher.siblings_per_job=1",
         )
 
 

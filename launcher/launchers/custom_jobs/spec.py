@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from typing import Any
 
 from launcher.config import FanoutConfig
 from launcher.differences import override
+from launcher.launchers.custom_jobs.inside import JOB_VARIABLE, SWEEPER
 from launcher.launchers.custom_jobs.states import JOB_LABEL
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import SCRATCH
 
 MOUNT = "/gcs/"
 """Where Vertex AI mounts every bucket that the job may read: ``/gcs/BUCKET``."""
-JOB_VARIABLE = "LAUNCHER_VERTEX_JOB"
-"""Environment variable of a job: its token, see :data:`launcher.launchers.custom_jobs.states.JOB_LABEL`."""
 CACHE = "/tmp/launcher-cache"
 """Where a job has what it fetches: its own disk, which ends with it."""
 _FETCHED = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
@@ -47,11 +45,6 @@ class PlannedJob:
             "labels": {**self.spec["labels"], JOB_LABEL: token},
             "jobSpec": {**spec, "workerPoolSpecs": [{**pool, "containerSpec": container}]},
         }
-
-
-def vertex_job(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The token of the job of Vertex AI that this process runs in, if any."""
-    return environment.get(JOB_VARIABLE) or None
 
 
 def planned_jobs(siblings: Sequence[Sibling], settings: Settings, fanout: FanoutConfig) -> list[PlannedJob]:
@@ -196,18 +189,16 @@ def _arguments(siblings: Sequence[Sibling], settings: Settings, fanout: FanoutCo
         return arguments(siblings[0], settings)
     launch = siblings[0].launch
     assert launch is not None
-    said = [
-        "-m",
-        "hydra/sweeper=branch",
-        "hydra/launcher=pool",
-        override("paths.outputs", job_outputs(settings, launch.config["paths"]["outputs"])),
-        # What one sibling cannot do, the others of the job still can.
-        "fanout.skip_bad=true",
-        f"fanout.stop_on_failure={str(fanout.stop_on_failure).lower()}",
-    ]
+    said = ["-m", f"hydra/sweeper={SWEEPER}", "hydra/launcher=pool"]
     if fanout.max_parallel is not None:
-        said.append(f"fanout.max_parallel={fanout.max_parallel}")
-    return [*said, override("hydra.sweeper.siblings", [arguments(one, settings) for one in siblings])]
+        said.append(f"hydra.launcher.slots={min(fanout.max_parallel, len(siblings))}")
+    # Relative to paths.outputs: what a sibling prints goes to the log in its directory.
+    each = [
+        [*arguments(one, settings), f"hydra.sweep.subdir={one.directory.parent.name}/{one.id}"]
+        for one in siblings
+    ]
+    outputs = job_outputs(settings, launch.config["paths"]["outputs"])
+    return [*said, override("paths.outputs", outputs), override("hydra.sweeper.siblings", each)]
 
 
 def _scheduling(settings: Settings) -> dict[str, Any]:

@@ -95,8 +95,8 @@ class Waiting:
             self._end(self._left.pop(), 1, why)
 
     def _end(self, job: PlannedJob, status: int | None, reason: str) -> None:
-        for sibling in job.siblings:
-            self.outcomes[sibling.id] = Outcome(sibling.id, status, reason)
+        for one in job.siblings:
+            self.outcomes[one.id] = Outcome(one.id, status, reason, submitted=status is None)
 
     def _tell(self, text: str) -> None:
         if text != self._told:
