@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from launcher.checkpoint.manifest import read_manifest
+from launcher.fanout.status import statuses
 from launcher.launchers.custom_jobs import client
 from launcher.launchers.sibling import Launch, Sibling, read_launch
 from launcher.launchers.vertex import VertexLauncher, restored
@@ -24,6 +25,12 @@ from tests.vertex.vertex_server import StoredJob, VertexServer
 
 PROJECT = "my-project"
 PARENT = f"projects/{PROJECT}/locations/us-central1"
+
+
+def _forget() -> None:
+    """Each test has a server and credentials of its own."""
+    client._client.cache_clear()
+    client._credentials.cache_clear()
 
 
 def impatient(module: str, name: str, seconds: float) -> None:
@@ -90,14 +97,10 @@ class Cloud:
             environment=self.environment,
         )
 
-    def statuses(self) -> dict[str, dict[str, Any]]:
-        ended = self.launcher("status", "--json")
-        assert ended.status == 0, ended.err
-        found = {one["run"]: one for one in json.loads(ended.out)}
-        return {run: one for run, one in found.items() if not run.startswith("trunk-")}
-
     def states(self) -> list[str]:
-        return sorted(one["state"] for one in self.statuses().values())
+        """Of all branches, as ``launcher status`` has them, at the price of no process."""
+        found = statuses(self.tiny.outputs)
+        return sorted(one.state for one in found if not one.run.startswith("trunk-"))
 
     def launches(self) -> list[Launch]:
         return [read_launch(path.parent) for path in sorted(self.tiny.outputs.glob("*/*/launch.json"))]
@@ -113,7 +116,7 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, trained: Tiny, key: Key) -> Iterator[Cloud]:
+def cloud(tmp_path: Path, trained: Tiny, key: Key, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     mount = tmp_path / "gcs"
     tiny = Tiny(mount / "runs" / "outputs")
     shutil.copytree(trained.outputs, tiny.outputs)
@@ -121,7 +124,11 @@ def cloud(tmp_path: Path, trained: Tiny, key: Key) -> Iterator[Cloud]:
         account = tmp_path / "account.json"
         key.write(account, server.url)
         environment = {**server.environment, "GOOGLE_APPLICATION_CREDENTIALS": str(account)}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        _forget()
         yield Cloud(server, tiny, mount, environment)
+        _forget()
         assert server.complaints == []
 
 
@@ -142,9 +149,7 @@ class Asked:
 
 
 @pytest.fixture
-def asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
-    for name, value in cloud.environment.items():
-        monkeypatch.setenv(name, value)
+def asked(cloud: Cloud) -> Asked:
     trunk = cloud.tiny.trunk
     point = trunk.directory.checkpoints / "checkpoint_step_20.pt"
     manifest = read_manifest(point)
@@ -155,8 +160,4 @@ def asked(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     launch = Launch(directory.name, [], "/", config, {}, "vertex", "f", "now", Process.this())
     directory.mkdir(parents=True)
     launch.write(directory)
-    client._client.cache_clear()
-    client._credentials.cache_clear()
-    yield Asked(cloud, Sibling(directory.name, directory, 40, launch=launch, overrides=("seed=0",)))
-    client._client.cache_clear()
-    client._credentials.cache_clear()
+    return Asked(cloud, Sibling(directory.name, directory, 40, launch=launch, overrides=("seed=0",)))
