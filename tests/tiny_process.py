@@ -36,7 +36,14 @@ Prepare = Callable[[], object]
 """Done in the process before it starts; a function of tests/tiny_faults.py or a partial of one."""
 
 _context = multiprocessing.get_context("forkserver")
-PRELOADED = ["launcher.entry", "launcher.cli", "launcher.launchers.custom_jobs.client", "tests.tiny_process", "tests.tiny_faults", "torch._dynamo"]
+PRELOADED = [
+    "launcher.entry",
+    "launcher.cli",
+    "launcher.launchers.custom_jobs.client",
+    "tests.tiny_process",
+    "tests.tiny_faults",
+    "torch._dynamo",
+]
 """What takes long to import, and computes nothing."""
 _context.set_forkserver_preload(PRELOADED)
 

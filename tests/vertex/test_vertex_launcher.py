@@ -133,6 +133,9 @@ def test_several_siblings_share_a_job(cloud: Cloud, tiny: Tiny) -> None:
     runs = {run.id: digest(run) for run in tiny.runs() if run.record.kind == "branch"}
     assert {run.id: digest(run) for run in cloud.tiny.runs() if run.record.kind == "branch"} == runs
     assert len(runs) == 3
+    logs = {run.id: run.directory.log for run in cloud.tiny.runs() if run.directory.log.is_file()}
+    assert sorted(run.rpartition("-")[0] for run in logs) == ["lr-0.002", "lr-0.003"]
+    assert all(f"{run} (finished)" in log.read_text() for run, log in logs.items())
 
 
 def test_the_bucket_may_be_out_of_sight(cloud: Cloud, tmp_path: Path) -> None:

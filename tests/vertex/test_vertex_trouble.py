@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -199,6 +200,12 @@ def test_what_would_not_work_is_refused_before(asked: Asked, settings: dict[str,
     assert asked.launcher().check([asked.sibling]) == []
     [error] = asked.launcher(**settings).check([asked.sibling])
     assert said in str(error)
+
+
+def test_without_the_package_the_extra_is_named(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "launcher.launchers.custom_jobs.client", None)
+    [error] = asked.launcher().check([asked.sibling])
+    assert "pip install 'checkpoint-launcher[vertex]'" in str(error)
 
 
 @pytest.mark.parametrize(("nproc", "per_job"), [(2, 1), (2, 2)])

@@ -57,11 +57,12 @@ def check_settings(settings: Settings, siblings: Sequence[Sibling]) -> list[Laun
     """Everything that is wrong with these settings for these siblings; a refusal of Google's too."""
     wrong: list[LauncherError] = [*_own(settings, siblings)]
     try:
+        jobs = custom_jobs()
         where = parent(settings)
         wrong += _of_the_api(settings, siblings)
         # What would be refused anyway is not asked about.
         if not wrong:
-            custom_jobs()(where).labelled(JOB_LABEL, "none")
+            jobs(where).labelled(JOB_LABEL, "none")
             wrong += _of_the_bucket(settings, siblings)
     except LauncherError as error:
         wrong.append(error)
