@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 SEED ?= 1
+IMAGE ?= checkpoint-launcher
+EXTRAS ?= vertex
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format bench storm clean
+.PHONY: help demo test format bench storm image clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +48,10 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 storm: $(INSTALLED) ## five minutes of faults at random over siblings in the pool, and five over siblings on a real SLURM
 	$(PY) -m tests.pool_storm --seconds 300 --seed $(SEED)
 	$(PY) -m tests.slurm.storm --seconds 300 --seed $(SEED)
+
+image: $(INSTALLED) ## the container image IMAGE=NAME with the libraries of EXTRAS=vertex,...; needs docker
+	$(VENV)/bin/hadolint Dockerfile
+	docker build --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

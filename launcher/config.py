@@ -222,6 +222,8 @@ class FanoutConfig:
     """Set by the sweeper: steps since the branch point after which a digest of the weights is recorded."""
     until: int | None = None
     """Set by the sweeper: the run is the canary and stops after so many steps."""
+    signature: str | None = None
+    """Set by the sweeper: the signature that was checked; a run with another one does not start."""
 
 
 @dataclass

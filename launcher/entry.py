@@ -20,7 +20,7 @@ from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
-from launcher.launchers import pool, slurm
+from launcher.launchers import pool, slurm, vertex
 from launcher.messages import log_to_stderr
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
@@ -28,7 +28,7 @@ _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 def register() -> None:
     """Make the schema, the sweeper and the launchers known to Hydra; before its main is called."""
-    for part in (schema, sweep, pool, slurm):
+    for part in (schema, sweep, pool, slurm, vertex):
         part.register()
 
 

@@ -44,9 +44,9 @@ class Holder:
     token: int
     process: Process
     job_id: str | None
-    """SLURM job, where it runs as one."""
+    """Its job on SLURM or Vertex AI, where it runs as one."""
     restarts: int = 0
-    """How often SLURM had started that job again by then."""
+    """How often that job had been started again by then."""
     time: str = ""
     """Start of the process, ISO 8601, UTC."""
     released: bool = False
@@ -69,7 +69,7 @@ class Holder:
         return self.age_seconds < DEAD_SECONDS
 
     def __str__(self) -> str:
-        job = f", SLURM job {self.job_id}" if self.job_id else ""
+        job = f", job {self.job_id}" if self.job_id else ""
         return f"process {self.process.pid} on {self.process.host}{job}, since {self.time}"
 
 
@@ -121,8 +121,8 @@ class Lease:
         Args:
             directory: the run's; ``.lease`` in it is created.
             time_now: ISO 8601, UTC; for people.
-            job_id: the SLURM job that this process runs in.
-            restarts: how often SLURM has started that job again.
+            job_id: the job that this process runs in.
+            restarts: how often that job has been started again.
             only_after: the token that the last holder had. Of several that find it dead one takes its place.
 
         Raises:

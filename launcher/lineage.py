@@ -69,7 +69,7 @@ class Start:
     token: int = 0
     """Fencing token of the start; see :mod:`launcher.lease`."""
     job_id: str | None = None
-    """SLURM job that the process ran in."""
+    """Job on SLURM or Vertex AI that the process ran in."""
 
     @classmethod
     def now(cls, origin: Origin, step: int, token: int, job_id: str | None) -> Start:
@@ -124,7 +124,7 @@ class RunRecord:
     seconds: float = 0.0
     """Time spent in training, over all starts whose end was recorded."""
     job_id: str | None = None
-    """SLURM job that it was submitted as."""
+    """Job on SLURM or Vertex AI that it was submitted as."""
     error: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
     """Where the run began: code, data fingerprint, device, threads, library versions."""

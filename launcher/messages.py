@@ -32,3 +32,8 @@ def log_to_stderr() -> None:
         logger.addHandler(_PresentStderr())
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def first_line(text: str | None) -> str:
+    """The first line of what may be a long message; empty for none."""
+    return text.splitlines()[0] if text else ""

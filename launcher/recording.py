@@ -22,6 +22,7 @@ from launcher.differences import plain
 from launcher.errors import ConfigError, LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
+from launcher.launchers.custom_jobs.inside import vertex_job
 from launcher.launchers.jobs.job import SlurmJob, current_job
 from launcher.layout import RunDirectory, checkpoint_file
 from launcher.lease import Lease, Superseded, holder
@@ -52,7 +53,7 @@ class Recording:
     def __init__(self, plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> None:
         self.plan = plan
         self._findings, self._environment = findings, environment
-        self._job = current_job() or SlurmJob("", 0)
+        self._job = current_job() or SlurmJob(vertex_job() or "", 0)
         self._trainer: Trainer | None = None
         self._since = time.monotonic()
 
@@ -75,6 +76,9 @@ class Recording:
         # Only now: until the lease was taken, an older process could still write.
         self.record = going_on(directory) or new_record(self.plan, self._findings, self._environment)
         self.record.job_id = self._job.id or None
+        if not self.record.starts:
+            # Where it was launched it may have been asked for in other words.
+            self.record.request = self.plan.request
         try:
             config = OmegaConf.to_yaml(OmegaConf.create(plain(self.plan.config)))
             write_text(directory.config, config, self.lease.aside())
@@ -92,6 +96,9 @@ class Recording:
     def _refuse_second(self, directory: RunDirectory) -> None:
         """Leave a run to the living process that trains it, unless that is an earlier start of this job."""
         there = holder(directory)
+        if there is not None and vertex_job() is not None and there.job_id == self._job.id:
+            # Vertex AI does not count; it starts a job's process again only when the one before is over.
+            self._job = SlurmJob(self._job.id, there.restarts + 1)
         if there is None or not there.alive:
             return
         if there.job_id == self._job.id and there.restarts < self._job.restarts:

@@ -67,7 +67,7 @@ class BranchSweeper(BasicSweeper):
             SystemExit: 1 if a sibling failed.
         """
         from launcher.fanout.check import check
-        from launcher.fanout.launch import launch, print_findings, show, stop_if_bad
+        from launcher.fanout.launch import launch, print_findings, show, show_jobs, stop_if_bad
         from launcher.job import run_canary, run_sibling
 
         assert self.config is not None
@@ -80,6 +80,7 @@ class BranchSweeper(BasicSweeper):
             show(candidates)
         stop_if_bad(candidates, settings)
         if settings.dry_run:
+            show_jobs(candidates, self._fanout(), settings, self.launcher)
             return []
         return launch(candidates, self._fanout(), settings, self.launcher, run_sibling, run_canary)
 

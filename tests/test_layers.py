@@ -47,17 +47,19 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "matplotlib": ("launcher.report.figures",),
     "plotly": ("launcher.report.html.library",),
     "safetensors": ("launcher.checkpoint.formats",),
+    "google": ("launcher.launchers.custom_jobs.client",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
-    "matplotlib", "plotly", "safetensors", "fsspec", "requests",
+    "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
     "lineage.py", "ledger/*.py", "checkpoint/formats/known.py", "checkpoint/manifest.py",
     "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py",
-    "launchers/pool.py", "cli.py", "commands/*.py",
+    "launchers/pool.py", "launchers/vertex.py", "launchers/custom_jobs/s*.py", "fanout/jobs.py", "cli.py",
+    "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
 

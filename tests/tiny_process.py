@@ -40,6 +40,7 @@ PRELOADED = [
     "launcher.entry",
     "launcher.cli",
     "launcher.sources.fetch",
+    "launcher.launchers.custom_jobs.client",
     "tests.tiny_process",
     "tests.tiny_faults",
     "torch._dynamo",

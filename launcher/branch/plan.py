@@ -100,9 +100,19 @@ def plan(
     Raises:
         BranchPointUnavailable: the branch point cannot be had, and nothing was said for that case.
         UndeclaredDifference: the branch differs from its trunk in something that nobody said.
-        ConfigError: the length of the run makes no sense, or it is there and ``fanout.if_exists=error``.
+        ConfigError: the length of the run makes no sense, it is there and ``fanout.if_exists=error``, or it
+            is another run than the one that was launched.
     """
     planned = _planned(config, declared, environment, point)
+    if config.fanout.signature not in (None, planned.signature):
+        raise ConfigError(
+            "This would be another run than the one that was checked and launched.",
+            where=str(planned.directory.path),
+            found=f"signature {planned.signature}",
+            expected=f"signature {config.fanout.signature}",
+            do="bring config, environment and branch point here to what they are where it was launched; "
+            "of a container: build its image anew (make image)",
+        )
     if config.fanout.id is not None or config.fanout.if_exists == "resume":
         return planned
     while planned.begun:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from launcher.errors import LauncherError
+from launcher.fanout.jobs import cancel as cancel_jobs
 from launcher.fanout.status import Status, launch_of, select, statuses
-from launcher.launchers.jobs.queries import cancel as scancel
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from launcher.lineage import utc_now
@@ -24,15 +25,17 @@ def cancel(outputs: Path, name: str) -> list[Status]:
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a process on another machine has the run, or SLURM refused.
+        LauncherError: a process on another machine has the run, its job runs others that were not named, or
+            who has the job refused.
     """
     select(outputs, name)
     found = [one for one in statuses(outputs, name) if one.state in {"queued", "held", "running"}]
+    _refuse_part_of_a_job(outputs, found)
     for one in found:
         _mark(RunDirectory(Path(one.directory)))
     jobs = [one.job_id for one in found if one.job_id is not None]
     if jobs:
-        scancel(jobs)
+        cancel_jobs(jobs)
     problems = [
         problem
         for one in found
@@ -46,6 +49,23 @@ def cancel(outputs: Path, name: str) -> list[Status]:
             do="run launcher cancel there",
         )
     return found
+
+
+def _refuse_part_of_a_job(outputs: Path, found: Sequence[Status]) -> None:
+    """A job that runs several siblings ends for all of them."""
+    named, jobs = {one.run for one in found}, {one.job_id for one in found} - {None}
+    others = [
+        run
+        for run in (select(outputs, None) if jobs else [])
+        if run.id not in named and run.record.state != "finished"
+        if (launch := launch_of(run.directory)) is not None and launch.job_id in jobs
+    ]
+    if others:
+        raise LauncherError(
+            "The job runs other siblings as well.",
+            found=", ".join(run.id for run in others),
+            do=f"cancel all of them: launcher cancel {others[0].record.group}",
+        )
 
 
 def _mark(directory: RunDirectory) -> None:

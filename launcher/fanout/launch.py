@@ -29,7 +29,7 @@ from launcher.fanout.written import (
     write_launches,
 )
 from launcher.findings import finding_of, render_findings
-from launcher.launchers.sibling import Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
 
@@ -43,6 +43,18 @@ def show(candidates: Sequence[Candidate]) -> None:
     for one in candidates:
         if one.plan is not None:
             print(f"{one.plan.directory.path}\n  {command(one.overrides)}")
+
+
+def show_jobs(candidates: Sequence[Candidate], fanout: Fanout, settings: FanoutConfig, launcher: Any) -> None:
+    """What a launcher would submit for the siblings that are wanted, where it can say so.
+
+    Raises:
+        PreflightFailed: the launcher's own settings are wrong.
+    """
+    wanted = [one for one in candidates if one.wanted]
+    if wanted and isinstance(launcher, Describing) and isinstance(launcher, SiblingLauncher):
+        print(launcher.describe([sibling_of(one, fanout) for one in wanted], settings))
+        _check_launcher(launcher, wanted, fanout)
 
 
 def print_findings(candidates: Sequence[Candidate]) -> None:

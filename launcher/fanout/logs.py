@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.errors import LauncherError
-from launcher.fanout.status import UNDER_WAY, status_of
+from launcher.fanout.jobs import places_of_log, prints_elsewhere
+from launcher.fanout.status import UNDER_WAY, launch_of, status_of
 from launcher.layout import RunDirectory
 from launcher.lineage import find_run
 
@@ -23,13 +24,18 @@ def lines(outputs: Path, name: str, follow: bool) -> Iterator[str]:
         LauncherError: nobody caught what it prints.
     """
     directory = find_run(outputs, name).directory
-    if not directory.log.is_file() and not (follow and _under_way(directory)):
+    launch = launch_of(directory)
+    job = launch.job_id if launch is not None else None
+    elsewhere = job is not None and prints_elsewhere(job)
+    if not directory.log.is_file() and (elsewhere or not (follow and _under_way(directory))):
         raise LauncherError(
-            "There is no log of this run.",
-            where=str(directory.log),
+            "The log of this run is not here." if elsewhere else "There is no log of this run.",
+            where=job if elsewhere else str(directory.log),
             found=f"state: {status_of(directory).state}",
-            expected="a run that hydra/launcher=pool or hydra/launcher=slurm started",
-            do="its metrics are in metrics.jsonl; what a single run prints is on its terminal",
+            expected=None if elsewhere else "a run that hydra/launcher=pool or hydra/launcher=slurm started",
+            do=places_of_log(job)
+            if job is not None and elsewhere
+            else "its metrics are in metrics.jsonl; what a single run prints is on its terminal",
         )
     position = 0
     while True:

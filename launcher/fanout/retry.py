@@ -10,19 +10,21 @@ from typing import Any
 from launcher.branch.declared import Declared
 from launcher.config import Config, FanoutConfig
 from launcher.fanout.check import Candidate, check
+from launcher.fanout.jobs import certain
 from launcher.fanout.launch import launch, print_findings, stop_if_bad
 from launcher.fanout.status import RETRIED, launch_of, select, status_of
 from launcher.fanout.written import Fanout
-from launcher.launchers import pool, slurm
-from launcher.launchers.jobs.queries import JobState, certain_states, release
-from launcher.launchers.sibling import Launch, RunSibling
+from launcher.launchers import pool, slurm, vertex
+from launcher.launchers.jobs.queries import release
+from launcher.launchers.sibling import Job, Launch, RunSibling
 from launcher.lineage import Run
 
 
 def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) -> int:
     """Launch again what failed, was interrupted or cancelled, or never started; the number of runs.
 
-    On SLURM if they were launched there, else in this machine's pool. A job that SLURM holds is released.
+    On SLURM or Vertex AI if they were launched there, else in this machine's pool. A job that SLURM holds is
+    released.
 
     Args:
         outputs: directory of all runs.
@@ -32,7 +34,7 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a run cannot be launched, or SLURM has a job of one and does not answer.
+        LauncherError: a run cannot be launched, or who has a job of one does not answer.
         SystemExit: 1 if one failed again.
     """
     runs = select(outputs, name)
@@ -63,14 +65,14 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
     return count + len(held)
 
 
-def _jobs(runs: Sequence[Run]) -> dict[str, JobState]:
-    """What SLURM says of the jobs of runs that are not finished.
+def _jobs(runs: Sequence[Run]) -> dict[str, Job]:
+    """What SLURM and Vertex AI say of the jobs of runs that are not finished.
 
     Raises:
         LauncherError: it gave no answer; a job that may come back is not submitted a second time.
     """
     unfinished = (launch_of(one.directory) for one in runs if one.record.state != "finished")
-    return certain_states([one.job_id for one in unfinished if one is not None and one.job_id is not None])
+    return certain([one.job_id for one in unfinished if one is not None and one.job_id is not None])
 
 
 def _alike(launched: Launch) -> str:
@@ -79,7 +81,7 @@ def _alike(launched: Launch) -> str:
 
 
 def _launcher(launched: Launch) -> str:
-    return "slurm" if "slurm" in launched.launcher else "pool"
+    return next((name for name in ("slurm", "vertex") if name in launched.launcher), "pool")
 
 
 def _settings(launched: Launch) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _settings(launched: Launch) -> dict[str, Any]:
 
 def _candidate(launched: Launch, allow: Sequence[str]) -> Candidate:
     config = Config.from_plain(launched.config)
-    config.fanout.id = None
+    config.fanout.id = config.fanout.signature = None
     config.fanout.allow = list(dict.fromkeys([*config.fanout.allow, *allow]))
     return Candidate(
         overrides=tuple(launched.command[2:]),
@@ -104,6 +106,8 @@ def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> N
     launcher: Any
     if name == "slurm":
         launcher = slurm.restored(settings)
+    elif name == "vertex":
+        launcher = vertex.restored(settings)
     else:
         assert candidates[0].config is not None
         launcher = pool.restored(settings, candidates[0].config)

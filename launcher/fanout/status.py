@@ -1,4 +1,4 @@
-"""What each run is doing now: from SLURM where it is a job, from its lease and its record else."""
+"""What each run is doing now: from SLURM or Vertex AI where it is a job, from lease and record else."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from rich.table import Table
 
 from launcher.errors import LauncherError, UnknownRun
 from launcher.fanout.estimate import duration
-from launcher.launchers.jobs.queries import JobState, available, states
-from launcher.launchers.sibling import Launch, read_launch
+from launcher.fanout.jobs import known, system_of
+from launcher.launchers.sibling import Job, Launch, read_launch
 from launcher.layout import RunDirectory
 from launcher.lease import Holder, holder
 from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs
+from launcher.messages import first_line
 
 STATES: Mapping[str, str] = {
     "new": "nothing is there yet",
-    "queued": "waits for its launcher or for SLURM",
+    "queued": "waits for its launcher, for SLURM or for Vertex AI",
     "held": "SLURM does not start it again by itself; launcher retry releases it",
     "running": "a process trains it",
     "interrupted": "stopped; the same command, or launcher retry, goes on with it",
@@ -55,7 +56,7 @@ class Status:
     steps_per_second: float = 0.0
     seconds_left: float | None = None
     requeues: int = 0
-    """How often SLURM has started it again."""
+    """How often its job was started again."""
     job_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -63,12 +64,12 @@ class Status:
         return asdict(self)
 
 
-def status_of(directory: RunDirectory, jobs: Mapping[str, JobState] | None = None) -> Status:
+def status_of(directory: RunDirectory, jobs: Mapping[str, Job] | None = None) -> Status:
     """The status of one run.
 
     Args:
         directory: the run's.
-        jobs: what SLURM says of the jobs that it knows; None: it was not or could not be asked.
+        jobs: what SLURM or Vertex AI say of the jobs that they know; None: they were not asked.
 
     Raises:
         LauncherError: its record cannot be read.
@@ -97,53 +98,25 @@ def status_of(directory: RunDirectory, jobs: Mapping[str, JobState] | None = Non
     )
 
 
-def _state(
-    record: RunRecord, last: Holder | None, launch: Launch | None, job: JobState | None
-) -> tuple[str, str]:
+def _state(record: RunRecord, last: Holder | None, launch: Launch | None, job: Job | None) -> tuple[str, str]:
     if record.state == "finished":
         return "finished", ""
     alive = last is not None and last.alive
     if job is not None and not job.ended:
-        return _as_job(job, last if alive else None)
+        return job.under_way(alive)
     if alive:
         return "running", str(last)
     if launch is not None and launch.cancelled:
         return "cancelled", f"at {launch.cancelled}"
     if job is not None:
-        return _ended_job(job, record)
+        return job.over(record)
     if launch is not None and launch.job_id is not None and record.state in {"queued", "running"}:
-        return "queued", f"job {launch.job_id}; SLURM cannot be asked here"
+        return "queued", f"job {launch.job_id}; {system_of(launch.job_id)} cannot be asked here"
     if record.state == "queued":
         return _waiting(launch)
     if record.state == "failed":
-        return "failed", _line(record.error)
-    return ("interrupted" if record.starts else "not started"), _line(record.error)
-
-
-def _as_job(job: JobState, last: Holder | None) -> tuple[str, str]:
-    if job.held:
-        return "held", f"job {job.id}: {job.reason}"
-    if job.state in {"PENDING", "REQUEUED", "REQUEUE_FED", "SUSPENDED"}:
-        again = "back in the queue" if job.restarts else "in the queue"
-        return "queued", f"job {job.id}: {again} ({job.reason})"
-    if job.state == "PREEMPTED":
-        return "queued", f"job {job.id}: preempted"
-    where = f" on {job.nodes}" if job.nodes else ""
-    return "running", f"job {job.id}{where}" + ("" if last is not None else ", starting")
-
-
-def _ended_job(job: JobState, record: RunRecord) -> tuple[str, str]:
-    if job.state == "CANCELLED" and record.error and not record.starts:
-        return "not started", _line(record.error)
-    if job.state == "CANCELLED" and record.state != "failed":
-        return "cancelled", f"job {job.id}"
-    if record.state == "failed":
-        return "failed", _line(record.error) or f"job {job.id}: {job.state}"
-    if job.state == "UNKNOWN":
-        return (
-            "interrupted" if record.starts else "not started"
-        ), f"SLURM does not know job {job.id} any more"
-    return "failed", f"job {job.id}: {job.state}, exit before the run's end"
+        return "failed", first_line(record.error)
+    return ("interrupted" if record.starts else "not started"), first_line(record.error)
 
 
 def _waiting(launch: Launch | None) -> tuple[str, str]:
@@ -157,10 +130,6 @@ def _waiting(launch: Launch | None) -> tuple[str, str]:
     return "not started", "its launcher is gone"
 
 
-def _line(text: str | None) -> str:
-    return text.splitlines()[0] if text else ""
-
-
 def launch_of(directory: RunDirectory) -> Launch | None:
     """How a run was launched; None where no fan-out launched it."""
     with contextlib.suppress(LauncherError):
@@ -168,18 +137,10 @@ def launch_of(directory: RunDirectory) -> Launch | None:
     return None
 
 
-def jobs_of(directories: Iterable[RunDirectory]) -> dict[str, JobState] | None:
-    """What SLURM says of the jobs of these runs, asked once; None where it cannot be asked."""
+def jobs_of(directories: Iterable[RunDirectory]) -> dict[str, Job]:
+    """What is said of the jobs of these runs, asked once; without those that nobody can be asked about."""
     launches = [launch for one in directories if (launch := launch_of(one)) is not None]
-    ids = [launch.job_id for launch in launches if launch.job_id is not None]
-    if not ids:
-        return {}
-    if not available():
-        return None
-    try:
-        return states(ids)
-    except LauncherError:
-        return None
+    return known([launch.job_id for launch in launches if launch.job_id is not None])
 
 
 def statuses(outputs: Path, name: str | None = None) -> list[Status]:

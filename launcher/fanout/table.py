@@ -11,7 +11,7 @@ from rich.table import Table
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
-from launcher.fanout.status import STYLE
+from launcher.fanout.status import STYLE, UNDER_WAY
 from launcher.findings import Finding
 from launcher.launchers.sibling import Outcome
 from launcher.ledger.no_effect import without_effect
@@ -95,7 +95,12 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
         record = run.record if run else None
         error = _first_error(one) if not one.good else (record.error if record else None) or ""
         outcome = outcomes.get(one.plan.id)
-        if outcome is not None and outcome.reason and not error and state != "finished":
+        if (
+            outcome is not None
+            and outcome.reason
+            and state != "finished"
+            and (outcome.submitted or not error)
+        ):
             error = outcome.reason
         error = error or str(idle.get(one.plan.id, ""))
         table.add_row(
@@ -128,6 +133,11 @@ def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run
         return "not started", None
     state: str = state_now(run)
     outcome = outcomes.get(one.plan.id)
+    if outcome is not None and outcome.submitted:
+        # The record is of an earlier start, or of an attempt that failed.
+        return "queued", run
+    if outcome is None and one.there.state in UNDER_WAY:
+        return one.there.state, run
     if not run.record.starts and (state != "queued" or (outcome is not None and outcome.status)):
         state = "not started"
     return state, run

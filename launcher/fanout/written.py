@@ -34,7 +34,7 @@ class Fanout:
     """One ``-m`` command."""
 
     launcher: str
-    """``pool``, ``slurm``, or the name of Hydra's launcher."""
+    """``pool``, ``slurm``, ``vertex``, or the name of Hydra's launcher."""
     settings: dict[str, Any]
     """The launcher's own settings."""
     directory: Path
@@ -57,15 +57,15 @@ def launched_config(one: Candidate, fanout: Fanout) -> Config:
         # Where the sibling starts, the variable may have another value.
         tracking = replace(tracking, group=planned.group)
     source = planned.point.source if planned.point else None
-    looks = one.looks or config.fanout.looks
     handed = replace(
         config.fanout,
         id=fanout.id,
         point=point,
         source=source,
+        signature=planned.signature,
         if_exists="resume",
         code=fanout.code,
-        looks=looks,
+        looks=one.looks or config.fanout.looks,
     )
     return replace(config, fanout=handed, tracking=tracking)
 
@@ -95,12 +95,26 @@ def sibling_of(one: Candidate, fanout: Fanout) -> Sibling:
     """A planned candidate as launchers are handed it."""
     assert one.plan is not None
     config = launched_config(one, fanout)
+    launch = Launch(
+        run=one.plan.id,
+        command=["python", "train.py", *one.overrides],
+        working_directory=str(fanout.directory),
+        config=plain(config),
+        declared=one.declared.to_json(),
+        launcher=fanout.launcher,
+        fanout=fanout.id,
+        time=fanout.time,
+        by=Process.this(),
+        settings=fanout.settings,
+    )
     return Sibling(
         id=one.plan.id,
         directory=one.plan.directory.path.resolve(),
         end_step=one.plan.end_step,
         nproc=config.launch.nproc,
         threads=config.threads,
+        launch=launch,
+        overrides=(*one.overrides, *handed_overrides(config)),
     )
 
 
@@ -113,28 +127,17 @@ def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibl
     siblings = []
     for one in candidates:
         assert one.plan is not None
-        config, directory = launched_config(one, fanout), one.plan.directory
-        launch = Launch(
-            run=one.plan.id,
-            command=["python", "train.py", *one.overrides],
-            working_directory=str(fanout.directory),
-            config=plain(config),
-            declared=one.declared.to_json(),
-            launcher=fanout.launcher,
-            fanout=fanout.id,
-            time=fanout.time,
-            by=Process.this(),
-            settings=fanout.settings,
-        )
+        directory, sibling = one.plan.directory, sibling_of(one, fanout)
+        assert sibling.launch is not None
         try:
             directory.path.mkdir(parents=True, exist_ok=True)
-            launch.write(directory.path)
+            sibling.launch.write(directory.path)
             if not directory.record.is_file():
                 known = {"code": fanout.code} if fanout.code else {}
                 new_record(one.plan, one.findings, known, "queued").write(directory.path)
         except OSError as error:
             raise disk_error(error, directory.path) from error
-        siblings.append(sibling_of(one, fanout))
+        siblings.append(sibling)
     return siblings
 
 

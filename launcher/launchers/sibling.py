@@ -17,7 +17,7 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
-from launcher.lineage import read_run
+from launcher.lineage import RunRecord, read_run
 from launcher.process import Process
 
 
@@ -36,7 +36,7 @@ class Launch:
     declared: dict[str, Any]
     """What was declared; see :class:`launcher.branch.declared.Declared`."""
     launcher: str
-    """``pool``, ``slurm``, or the name of Hydra's launcher."""
+    """``pool``, ``slurm``, ``vertex``, or the name of Hydra's launcher."""
     fanout: str
     """Id of the fan-out."""
     time: str
@@ -44,7 +44,7 @@ class Launch:
     by: Process
     """The process that launched it."""
     job_id: str | None = None
-    """On SLURM: ``123_4``; of a job that is no array, ``123``."""
+    """On SLURM: ``123_4``; of a job that is no array, ``123``. On Vertex AI: the job's resource name."""
     code: str | None = None
     """Directory of the copy of the code that runs; None: the code as it is."""
     cancelled: str | None = None
@@ -57,7 +57,7 @@ class Launch:
         write_json(RunDirectory(directory).launch, asdict(self))
 
     def with_job(self, job_id: str) -> Launch:
-        """The same launch as a SLURM job."""
+        """The same launch as a job."""
         return replace(self, job_id=job_id)
 
 
@@ -103,6 +103,10 @@ class Sibling:
     """Processes that train it together."""
     threads: int | None = None
     """CPU threads that the config gives each process; None: the launcher's choice."""
+    launch: Launch | None = None
+    """What ``launch.json`` holds, also while it is not written yet."""
+    overrides: tuple[str, ...] = ()
+    """What ``train.py`` has to be told to be this sibling: what was typed, and what was found out."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,33 @@ class Outcome:
     """Exit status as a shell shows it; None: it was not started, or nobody waited for it."""
     reason: str = ""
     """One line, where there is something to say: ``killed by SIGSEGV``, ``job 123_4``, ``not started: …``."""
+    submitted: bool = False
+    """Whether it is a job that nobody waited for."""
+
+
+class Job(Protocol):
+    """A job of a cluster or a cloud at one moment; ``launcher status`` asks it what to say."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it runs or waits."""
+        ...
+
+    def under_way(self, alive: bool) -> tuple[str, str]:
+        """State of the run and one line of detail, of a job that has not ended.
+
+        ``alive``: whether the run's own process gives a sign of life.
+        """
+        ...
+
+    def over(self, record: RunRecord) -> tuple[str, str]:
+        """State of the run and one line of detail, of a job that has ended; the run is not finished."""
+        ...
 
 
 RunSibling = Callable[[Path], int]
@@ -151,4 +182,13 @@ class SiblingLauncher(Protocol):
             run: a function of a module, so that another process can import it.
             canary: what the first sibling does before any of them may start; where it fails, none does.
         """
+        ...
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A launcher that can show what it would submit."""
+
+    def describe(self, siblings: Sequence[Sibling], fanout: FanoutConfig) -> str:
+        """What a dry run prints of the jobs, whole."""
         ...

@@ -192,7 +192,7 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
         return [
             known.get(one.id)
             or (
-                Outcome(one.id, None, f"job {jobs[one.id]}")
+                Outcome(one.id, None, f"job {jobs[one.id]}", submitted=True)
                 if one.id in jobs
                 else Outcome(one.id, 1, "not started: sbatch refused it")
             )

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from launcher.errors import ConfigError, LauncherError
+from launcher.lineage import RunRecord
+from launcher.messages import first_line
 
 ANSWER_SECONDS = 60.0
 """How long SLURM has for an answer; its own programs give up a little earlier."""
@@ -66,6 +68,31 @@ class JobState:
     def ended(self) -> bool:
         """Whether nothing runs and nothing waits at this moment; see :func:`certain_states`."""
         return not self.listed and (self.state in ENDED or self.state == "UNKNOWN")
+
+    def under_way(self, alive: bool) -> tuple[str, str]:
+        """See :class:`launcher.launchers.sibling.Job`."""
+        if self.held:
+            return "held", f"job {self.id}: {self.reason}"
+        if self.state in {"PENDING", "REQUEUED", "REQUEUE_FED", "SUSPENDED"}:
+            again = "back in the queue" if self.restarts else "in the queue"
+            return "queued", f"job {self.id}: {again} ({self.reason})"
+        if self.state == "PREEMPTED":
+            return "queued", f"job {self.id}: preempted"
+        where = f" on {self.nodes}" if self.nodes else ""
+        return "running", f"job {self.id}{where}" + ("" if alive else ", starting")
+
+    def over(self, record: RunRecord) -> tuple[str, str]:
+        """See :class:`launcher.launchers.sibling.Job`."""
+        if self.state == "CANCELLED" and record.error and not record.starts:
+            return "not started", first_line(record.error)
+        if self.state == "CANCELLED" and record.state != "failed":
+            return "cancelled", f"job {self.id}"
+        if record.state == "failed":
+            return "failed", first_line(record.error) or f"job {self.id}: {self.state}"
+        if self.state == "UNKNOWN":
+            state = "interrupted" if record.starts else "not started"
+            return state, f"SLURM does not know job {self.id} any more"
+        return "failed", f"job {self.id}: {self.state}, exit before the run's end"
 
 
 def ask(*command: str, seconds: float = ANSWER_SECONDS, environment: Mapping[str, str] | None = None) -> str:
