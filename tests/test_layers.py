@@ -41,7 +41,7 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "trackio": ("launcher.trackers.trackio",),
     "wandb_workspaces": ("launcher.trackers.wandb",),
     "fsspec": ("launcher.sources.filesystem",),
-    "requests": ("launcher.sources.http",),
+    "requests": ("launcher.sources.http", "launcher.launchers.custom_jobs.client"),
     "pyteomics": ("launcher.peptide",),
     "jinja2": ("launcher.report.html.page",),
     "matplotlib": ("launcher.report.figures",),

@@ -100,8 +100,9 @@ def test_a_job_is_what_the_settings_say(cloud: Cloud) -> None:
     assert job.environment["WANDB_API_KEY"] == "abcdef0123"
     there = f"/gcs/runs/outputs/trunks/{cloud.tiny.trunk.id}/checkpoints/{point.name}"
     assert job.container["args"][:2] == [POINT, "loss=heavy"]
-    assert job.container["args"][-4:] == [
+    assert job.container["args"][-5:] == [
         "paths.outputs=/gcs/runs/outputs",
+        "paths.cache=/tmp/launcher-cache",
         f"branch.from_checkpoint={there}",
         f"branch.sha256={_quoted(sha256)}",
         f"fanout.signature={_quoted(job.labels['launcher-signature'])}",

@@ -118,9 +118,8 @@ def arguments(sibling: Sibling, settings: Settings) -> list[str]:
     """What the job's ``train.py`` is told to be this sibling: nothing that it would look for elsewhere."""
     launch = sibling.launch
     assert launch is not None
-    own = {"paths.outputs": job_outputs(settings, launch.config["paths"]["outputs"])}
-    if "cache" in launch.config["paths"]:
-        own["paths.cache"] = CACHE
+    outputs = job_outputs(settings, launch.config["paths"]["outputs"])
+    own: dict[str, str | None] = {"paths.outputs": outputs, "paths.cache": CACHE}
     if (point := point_of(launch, settings)) is not None:
         own["branch.from_checkpoint"], own["branch.sha256"] = point
         if launch.config["branch"].get("from_run") is not None:
