@@ -20,13 +20,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger"),
-    ("branch", "report", "launchers"),
+    ("branch", "report", "launchers", "search"),
     ("publishing",),
     ("recording", "canary"),
     ("run", "fanout"),
     ("job",),
     ("composition",),
     ("sweep", "commands"),
+    ("search_sweep",),
     ("cli", "entry"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
@@ -47,11 +48,12 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "matplotlib": ("launcher.report.figures",),
     "plotly": ("launcher.report.html.library",),
     "safetensors": ("launcher.checkpoint.formats",),
+    "optuna": ("launcher.search",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
-    "matplotlib", "plotly", "safetensors", "fsspec", "requests",
+    "matplotlib", "plotly", "safetensors", "fsspec", "requests", "optuna",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",

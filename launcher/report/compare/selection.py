@@ -80,8 +80,12 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
         LauncherError: a name means nothing, there is no baseline, or nothing to hold to it.
     """
     runs, group, missing = _named(outputs, names or [only_group(outputs, "compare")])
-    notes: list[str] = []
-    arms = _arms(runs, notes)
+    notes = [
+        f"{run.id} was pruned by its search at step {run.record.step}, and is left out."
+        for run in runs
+        if run.record.state == "pruned"
+    ]
+    arms = _arms([run for run in runs if run.record.state != "pruned"], notes)
     chosen = _baseline(outputs, arms, baseline, notes)
     others = [arm for arm in arms if arm.key != chosen.key]
     if not others:
