@@ -56,11 +56,12 @@ class SearchConf:
     sampler: str = "tpe"
     """``tpe``, ``random``, ``grid`` or ``cmaes`` (needs the package cmaes)."""
     sampler_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's sampler: ``{n_startup_trials: 5}``."""
+    """Arguments of Optuna's sampler: ``+hydra.sweeper.sampler_options.n_startup_trials=5``."""
     pruner: str = "none"
     """``none``, ``median`` or ``asha``."""
     pruner_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of Optuna's pruner: ``{n_warmup_steps: 100}``, in steps since the branch point."""
+    """Arguments of Optuna's pruner, with steps counted from the branch point:
+    ``+hydra.sweeper.pruner_options.n_warmup_steps=100``."""
     seed: int = 0
     """Of the sampler. With ``parallel=1`` the same command chooses the same trials."""
     params: dict[str, str] | None = None
