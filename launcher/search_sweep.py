@@ -114,12 +114,11 @@ class SearchSweeper(BranchSweeper):
         search, said = self._search(planned), _said(space)
         name = f"search-{_identity(planned, search, said)}{SUFFIX}"
         group = planned.directory.path.parent
-        group.mkdir(parents=True, exist_ok=True)
         study = Study(group / name, search, space, self._settings.parallel)
         trials = _Trials(self, study, search.metric, fixed, settings, handed(arguments))
-        failed = trials.run(self._settings.trials)
+        trials.run(self._settings.trials)
         show(study, search.metric, [one for one in fixed if one not in handed(arguments)], group / name)
-        if failed or study.best is None:
+        if study.failed or study.best is None:
             raise SystemExit(1)
         return []
 
@@ -240,49 +239,47 @@ class _Trials:
     settings: FanoutConfig
     handed: list[str]
 
-    def run(self, count: int) -> bool:
-        """All up to a number of them; whether one failed.
+    def run(self, count: int) -> None:
+        """All up to a number of them.
 
         Raises:
             PreflightFailed: one of them may not be launched.
             SystemExit: one was interrupted.
         """
-        fanout, failed, settings = self.sweeper.fanout(), False, self.settings
+        fanout, settings = self.sweeper.fanout(), self.settings
         while batch := self.study.asked(count):
-            failed |= self._launched(batch, fanout, settings)
+            self._launch(batch, fanout, settings)
             settings = replace(settings, control=False, canary=False)
-            if failed and settings.stop_on_failure:
+            if self.study.failed and settings.stop_on_failure:
                 log.error("A trial failed: no more of them are launched.")
-                break
-        return failed
+                return
 
-    def _launched(
-        self, batch: Mapping[int, Mapping[str, Any]], fanout: Fanout, settings: FanoutConfig
-    ) -> bool:
-        """Bring a batch to its end and tell the study; whether one of it failed."""
+    def _launch(self, batch: Mapping[int, Mapping[str, Any]], fanout: Fanout, settings: FanoutConfig) -> None:
+        """Bring a batch to its end and tell the study."""
         from launcher.fanout.launch import launch
         from launcher.job import run_canary, run_sibling
 
         trials = self._candidates(batch)
-        failed = self._tell(trials)
+        self._tell(trials)
         if not trials:
-            return failed
+            return
         wanted = list({id(one): one for one in trials.values()}.values())
-        others = self.sweeper.with_what_is_needed(wanted, settings, self.handed)
+        siblings = self.sweeper.with_what_is_needed(wanted, settings, self.handed)
         leaving: BaseException | None = None
         try:
-            launch(others, fanout, settings, self.sweeper.launcher, run_sibling, run_canary)
-            _wait_for(others)
+            launch(siblings, fanout, settings, self.sweeper.launcher, run_sibling, run_canary)
         except (SystemExit, KeyboardInterrupt) as error:
             leaving = error
-        failed |= self._tell(trials)
+        if getattr(leaving, "code", 1) == 1:
+            # One that failed is no reason to leave those that an earlier, killed search started.
+            _wait_for(siblings)
+        self._tell(trials)
         if leaving is not None and getattr(leaving, "code", None) != 1:
             raise leaving
         if trials:
             unfinished = ", ".join(one.name for one in trials.values())
             log.error("Not at their ends: %s. The same command goes on with them.", unfinished)
             raise SystemExit(1)
-        return failed
 
     def _candidates(self, batch: Mapping[int, Mapping[str, Any]]) -> dict[int, Candidate]:
         """The siblings that trials are; two trials with the same values are one.
@@ -312,19 +309,15 @@ class _Trials:
                 )
         return {number: found[tuple(overrides_of(values))] for number, values in batch.items()}
 
-    def _tell(self, trials: dict[int, Candidate]) -> bool:
-        """Tell the study of those that have ended, and drop them; whether one of them failed."""
-        failed = False
+    def _tell(self, trials: dict[int, Candidate]) -> None:
+        """Tell the study of those that have ended, and drop them."""
         for number, one in list(trials.items()):
             if one.good and one.plan is not None:
                 self.study.note_run(number, one.plan.id)
             state, value = _end_of(one, self.study.name, self.metric)
-            if state is None:
-                continue
-            self.study.tell(number, state, value)
-            failed |= state == "FAIL"
-            del trials[number]
-        return failed
+            if state is not None:
+                self.study.tell(number, state, value)
+                del trials[number]
 
 
 def _end_of(one: Candidate, study: str, metric: str) -> tuple[str | None, float | None]:

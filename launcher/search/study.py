@@ -68,12 +68,14 @@ class Study:
         self.name = path.name
         self._search, self._space, self._parallel = search, space, parallel
         self._sampler(0, 0)
+        stops = pruner(search.pruner, search.pruner_options)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._study = optuna.create_study(
             storage=storage(path),
             study_name=NAME,
             direction=search.direction,
             sampler=RandomSampler(seed=search.seed),
-            pruner=pruner(search.pruner, search.pruner_options),
+            pruner=stops,
             load_if_exists=True,
         )
         self._hold()
@@ -103,6 +105,11 @@ class Study:
         """The best of those that came to their end."""
         done = [one for one in self.trials if one.state == TrialState.COMPLETE]
         return self._study.best_trial if done else None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a trial did."""
+        return any(one.state == TrialState.FAIL for one in self.trials)
 
     def asked(self, trials: int) -> dict[int, dict[str, Value]]:
         """The trials to run next: those that nobody has told the end of, then new ones; values by number.
