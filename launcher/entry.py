@@ -15,20 +15,21 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import config as schema
-from launcher import search_sweep, sweep
+from launcher import sweep
 from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers import pool, slurm
 from launcher.messages import log_to_stderr
+from launcher.search_sweep import sweeper as search
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
 def register() -> None:
     """Make the schema, the sweeper and the launchers known to Hydra; before its main is called."""
-    for part in (schema, sweep, search_sweep, pool, slurm):
+    for part in (schema, sweep, search, pool, slurm):
         part.register()
 
 

@@ -164,7 +164,7 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(tiny: Tiny) -> None:
         (["loss=plain,hevy"], "hevy"),
         (["hydra.sweeper.sampler=grid"], "A grid has listed values only."),
         (["hydra.sweeper.pruner=mode"], "expected: none median asha"),
-        (["+hydra.sweeper.pruner_options.patience=3"], "patience"),
+        (["+hydra.sweeper.pruner_options.patience=3"], "NopPruner"),
     ],
 )
 def test_refuses_before_the_first_trial(tiny: Tiny, typed: list[str], complaint: str) -> None:
@@ -188,7 +188,7 @@ def test_sweeps_are_distributions() -> None:
     assert of("a=range(1,10,3)") == IntDistribution(1, 7, step=3)
     assert of("a=range(0.5,2.0,0.5)") == FloatDistribution(0.5, 1.5, step=0.5)
     assert of("a=x,y,x") == CategoricalDistribution(["x", "y"])
-    assert of("a=choice(1,true,null)") == CategoricalDistribution(["1", "true", "null"])
+    assert of("a=choice(1,true)") == CategoricalDistribution(["1", "true"])
     space = {"a": of("a=interval(0.0,1.0)"), "b": of("b=x,y,z")}
     assert [overrides_of(one) for one in corners(space)] == [
         ["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"],

@@ -25,7 +25,8 @@ def distribution_of(one: Override) -> BaseDistribution:
     """The distribution that a sweep means.
 
     ``interval(a,b)`` is a number in between, ``int(interval(a,b))`` a whole one, ``tag(log,...)`` on a
-    logarithmic scale; ``range(a,b)`` is ordered; lists, ``choice(...)`` and ``glob(...)`` are values without an order.
+    logarithmic scale; ``range(a,b)`` is ordered; lists, ``choice(...)`` and ``glob(...)`` are values without
+    an order.
 
     Raises:
         ConfigError: it is empty, or no number can be drawn so.

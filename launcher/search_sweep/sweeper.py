@@ -6,11 +6,8 @@ could be refused for is found out before the first trial, at the corners of what
 
 from __future__ import annotations
 
-import logging
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,21 +15,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from launcher.errors import ConfigError, PreflightFailed
+from launcher.errors import ConfigError
 from launcher.launchers.plugins import register_plugin
 from launcher.sweep import BranchSweeper, fanout_settings, handed
 
 if TYPE_CHECKING:
     from launcher.branch.plan import Plan
     from launcher.config import FanoutConfig
-    from launcher.fanout.check import Candidate
-    from launcher.fanout.written import Fanout
     from launcher.search.space import Space
-    from launcher.search.study import Search, Study
+    from launcher.search.study import Search
 
-log = logging.getLogger("launcher.search")
-_POLL_SECONDS = 2.0
-"""Between two looks at a trial that an earlier, killed search has left running."""
 _DIRECTIONS: Mapping[str, Literal["maximize", "minimize"]] = {
     "maximize": "maximize",
     "minimize": "minimize",
@@ -97,6 +89,7 @@ class SearchSweeper(BranchSweeper):
             from launcher.search.space import corners, overrides_of
             from launcher.search.study import SUFFIX, Study
             from launcher.search.table import show
+            from launcher.search_sweep.trials import Trials
         except ModuleNotFoundError as error:
             raise ConfigError(
                 "hydra/sweeper=optuna needs the package optuna.",
@@ -115,7 +108,7 @@ class SearchSweeper(BranchSweeper):
         name = f"search-{_identity(planned, search, said)}{SUFFIX}"
         group = planned.directory.path.parent
         study = Study(group / name, search, space, self._settings.parallel)
-        trials = _Trials(self, study, search.metric, fixed, settings, handed(arguments))
+        trials = Trials(self, study, search.metric, fixed, settings, handed(arguments))
         trials.run(self._settings.trials)
         show(study, search.metric, [one for one in fixed if one not in handed(arguments)], group / name)
         if study.failed or study.best is None:
@@ -226,134 +219,6 @@ class SearchSweeper(BranchSweeper):
             own.pruner_options,
             own.seed,
         )
-
-
-@dataclass
-class _Trials:
-    """Trials, batch by batch."""
-
-    sweeper: SearchSweeper
-    study: Study
-    metric: str
-    fixed: list[str]
-    settings: FanoutConfig
-    handed: list[str]
-
-    def run(self, count: int) -> None:
-        """All up to a number of them.
-
-        Raises:
-            PreflightFailed: one of them may not be launched.
-            SystemExit: one was interrupted.
-        """
-        fanout, settings = self.sweeper.fanout(), self.settings
-        while batch := self.study.asked(count):
-            self._launch(batch, fanout, settings)
-            settings = replace(settings, control=False, canary=False)
-            if self.study.failed and settings.stop_on_failure:
-                log.error("A trial failed: no more of them are launched.")
-                return
-
-    def _launch(self, batch: Mapping[int, Mapping[str, Any]], fanout: Fanout, settings: FanoutConfig) -> None:
-        """Bring a batch to its end and tell the study."""
-        from launcher.fanout.launch import launch
-        from launcher.job import run_canary, run_sibling
-
-        trials = self._candidates(batch)
-        self._tell(trials)
-        if not trials:
-            return
-        wanted = list({id(one): one for one in trials.values()}.values())
-        siblings = self.sweeper.with_what_is_needed(wanted, settings, self.handed)
-        leaving: BaseException | None = None
-        try:
-            launch(siblings, fanout, settings, self.sweeper.launcher, run_sibling, run_canary)
-        except (SystemExit, KeyboardInterrupt) as error:
-            leaving = error
-        if getattr(leaving, "code", 1) == 1:
-            # One that failed is no reason to leave those that an earlier, killed search started.
-            _wait_for(siblings)
-        self._tell(trials)
-        if leaving is not None and getattr(leaving, "code", None) != 1:
-            raise leaving
-        if trials:
-            unfinished = ", ".join(one.name for one in trials.values())
-            log.error("Not at their ends: %s. The same command goes on with them.", unfinished)
-            raise SystemExit(1)
-
-    def _candidates(self, batch: Mapping[int, Mapping[str, Any]]) -> dict[int, Candidate]:
-        """The siblings that trials are; two trials with the same values are one.
-
-        Raises:
-            PreflightFailed: one is bad, and ``fanout.skip_bad`` is not set.
-        """
-        from launcher.fanout.check import check
-        from launcher.fanout.launch import print_findings
-        from launcher.search.space import overrides_of
-
-        points: dict[tuple[str, ...], int] = {}
-        for number, values in batch.items():
-            points.setdefault(tuple(overrides_of(values)), number)
-        siblings = [
-            ([*self.fixed, *one, f"fanout.trial={self.study.name}@{number}"], list(one))
-            for one, number in points.items()
-        ]
-        made = check(self.sweeper.candidates(siblings, 1), self.sweeper.remote)
-        found = dict(zip(points, made, strict=True))
-        if bad := [one for one in made if not one.good]:
-            print_findings(bad)
-            if not self.settings.skip_bad:
-                raise PreflightFailed(
-                    f"{len(bad)} of {len(made)} trials cannot be launched; none of them was.",
-                    do="settle the findings above, or count such trials as failed: fanout.skip_bad=true",
-                )
-        return {number: found[tuple(overrides_of(values))] for number, values in batch.items()}
-
-    def _tell(self, trials: dict[int, Candidate]) -> None:
-        """Tell the study of those that have ended, and drop them."""
-        for number, one in list(trials.items()):
-            if one.good and one.plan is not None:
-                self.study.note_run(number, one.plan.id)
-            state, value = _end_of(one, self.study.name, self.metric)
-            if state is not None:
-                self.study.tell(number, state, value)
-                del trials[number]
-
-
-def _end_of(one: Candidate, study: str, metric: str) -> tuple[str | None, float | None]:
-    """How a trial ended, in Optuna's words, and its value; None while it has not."""
-    from launcher.fanout.status import launch_of
-    from launcher.lineage import read_run
-
-    if not one.good or one.plan is None:
-        return "FAIL", None
-    directory = one.plan.directory
-    if not directory.record.is_file():
-        return None, None
-    record, launch = read_run(directory.path).record, launch_of(directory)
-    if record.state == "finished":
-        value = record.metrics.get(metric)
-        good = value is not None and math.isfinite(value)
-        return ("COMPLETE", value) if good else ("FAIL", None)
-    # What another command or another search made of the same sibling is not this one's end.
-    trial = launch.config.get("fanout", {}).get("trial") if launch is not None else None
-    if trial is None or str(trial).rpartition("@")[0] != study:
-        return None, None
-    return {"pruned": "PRUNED", "failed": "FAIL"}.get(record.state), None
-
-
-def _wait_for(candidates: Sequence[Candidate]) -> None:
-    """Wait for those that were under way when they were asked for: a killed search left them so."""
-    from launcher.fanout.status import UNDER_WAY, jobs_of, status_of
-
-    directories = [one.plan.directory for one in candidates if one.plan is not None and not one.wanted]
-    while True:
-        jobs = jobs_of(directories)
-        directories = [one for one in directories if status_of(one, jobs).state in UNDER_WAY]
-        if not directories:
-            return
-        log.info("Waiting for %s.", ", ".join(one.path.name for one in directories))
-        time.sleep(_POLL_SECONDS)
 
 
 def _said(space: Space) -> dict[str, str]:
