@@ -188,7 +188,7 @@ def test_sweeps_are_distributions() -> None:
     assert of("a=range(1,10,3)") == IntDistribution(1, 7, step=3)
     assert of("a=range(0.5,2.0,0.5)") == FloatDistribution(0.5, 1.5, step=0.5)
     assert of("a=x,y,x") == CategoricalDistribution(["x", "y"])
-    assert of("a=choice(1,true)") == CategoricalDistribution(["1", "true"])
+    assert of("a=choice(1,b)") == CategoricalDistribution(["1", "b"])
     space = {"a": of("a=interval(0.0,1.0)"), "b": of("b=x,y,z")}
     assert [overrides_of(one) for one in corners(space)] == [
         ["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"],

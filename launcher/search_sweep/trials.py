@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from launcher.search_sweep.sweeper import SearchSweeper
 
 log = logging.getLogger("launcher.search")
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 5.0
 """Between two looks at a trial that an earlier, killed search has left running."""
 
 
@@ -36,8 +36,10 @@ class Trials:
     study: Study
     metric: str
     fixed: list[str]
+    """The overrides that all trials have."""
     settings: FanoutConfig
     handed: list[str]
+    """Those of ``fixed`` that speak of the fan-out itself."""
 
     def run(self, count: int) -> None:
         """All up to a number of them.
@@ -56,7 +58,6 @@ class Trials:
 
     def _launch(self, batch: Mapping[int, Mapping[str, Any]], fanout: Fanout, settings: FanoutConfig) -> None:
         """Bring a batch to its end and tell the study."""
-
         trials = self._candidates(batch)
         self._tell(trials)
         if not trials:
@@ -68,12 +69,13 @@ class Trials:
             launch(siblings, fanout, settings, self.sweeper.launcher, run_sibling, run_canary)
         except (SystemExit, KeyboardInterrupt) as error:
             leaving = error
-        if getattr(leaving, "code", 1) == 1:
-            # One that failed is no reason to leave those that an earlier, killed search started.
+        # With 1, a sibling failed: no reason to leave those that an earlier, killed search started.
+        stopped = leaving if getattr(leaving, "code", None) != 1 else None
+        if stopped is None:
             _wait_for(siblings)
         self._tell(trials)
-        if leaving is not None and getattr(leaving, "code", None) != 1:
-            raise leaving
+        if stopped is not None:
+            raise stopped
         if trials:
             unfinished = ", ".join(one.name for one in trials.values())
             log.error("Not at their ends: %s. The same command goes on with them.", unfinished)
@@ -85,7 +87,6 @@ class Trials:
         Raises:
             PreflightFailed: one is bad, and ``fanout.skip_bad`` is not set.
         """
-
         points: dict[tuple[str, ...], int] = {}
         for number, values in batch.items():
             points.setdefault(tuple(overrides_of(values)), number)
@@ -117,7 +118,6 @@ class Trials:
 
 def _end_of(one: Candidate, study: str, metric: str) -> tuple[str | None, float | None]:
     """How a trial ended, in Optuna's words, and its value; None while it has not."""
-
     if not one.good or one.plan is None:
         return "FAIL", None
     directory = one.plan.directory
@@ -137,7 +137,6 @@ def _end_of(one: Candidate, study: str, metric: str) -> tuple[str | None, float 
 
 def _wait_for(candidates: Sequence[Candidate]) -> None:
     """Wait for those that were under way when they were asked for: a killed search left them so."""
-
     directories = [one.plan.directory for one in candidates if one.plan is not None and not one.wanted]
     while True:
         jobs = jobs_of(directories)
