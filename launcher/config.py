@@ -220,6 +220,8 @@ class FanoutConfig:
     """Set by the sweeper: the code that was launched, as git names it."""
     looks: list[int] = field(default_factory=list)
     """Set by the sweeper: steps since the branch point after which a digest of the weights is recorded."""
+    trial: str | None = None
+    """Set by the sweeper: the trial of a search that the run is, as JOURNAL@NUMBER; see docs/search.md."""
     until: int | None = None
     """Set by the sweeper: the run is the canary and stops after so many steps."""
     signature: str | None = None

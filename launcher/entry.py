@@ -22,13 +22,14 @@ from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers import pool, slurm, vertex
 from launcher.messages import log_to_stderr
+from launcher.search_sweep import sweeper as search
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
 def register() -> None:
     """Make the schema, the sweeper and the launchers known to Hydra; before its main is called."""
-    for part in (schema, sweep, pool, slurm, vertex):
+    for part in (schema, sweep, search, pool, slurm, vertex):
         part.register()
 
 

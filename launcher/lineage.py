@@ -20,7 +20,7 @@ from launcher.layout import RunDirectory
 from launcher.lease import holder
 
 _T = TypeVar("_T")
-State = Literal["queued", "running", "interrupted", "failed", "finished"]
+State = Literal["queued", "running", "interrupted", "failed", "pruned", "finished"]
 Origin = Literal["nothing", "branch point", "own checkpoint"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -39,6 +39,9 @@ from launcher.training.progress import Progress
 from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    from launcher.search.pruning import Pruning
+
 WANDB = "wandb://"
 _WEIGHTS = "model_state_dict"
 
@@ -55,6 +58,8 @@ class Recording:
         self._findings, self._environment = findings, environment
         self._job = current_job() or SlurmJob(vertex_job() or "", 0)
         self._trainer: Trainer | None = None
+        self._pruning: Pruning | None = None
+        self._pruned = False
         self._since = time.monotonic()
 
     def __enter__(self) -> Recording:
@@ -128,6 +133,11 @@ class Recording:
         self._publishing.start()
         self._write_record()
         self._bar.start(step)
+        if (trial := self.plan.config.fanout.trial) is not None:
+            # Only a trial needs Optuna.
+            from launcher.search.pruning import Pruning
+
+            self._pruning = Pruning(self.plan.directory.path.parent, trial)
 
     def _note_environment(self, trainer: Trainer, going_on: bool) -> None:
         """What the run began with; of what it goes on with, only other code is noted."""
@@ -178,9 +188,17 @@ class Recording:
             self._write_record()
         self._bar.advance(step)
 
+    def prune(self, progress: Progress, metrics: Mapping[str, float | str]) -> bool:
+        """Tell the search how the run does; True if it is not worth going on with."""
+        assert self._pruning is not None
+        self._pruned = self._pruning.look(progress.step - self.record.start_step, metrics)
+        return self._pruned
+
     def finish(self, state: State) -> None:
         """The loop is over: everything onto the disk, then say so in the record."""
         assert self._trainer is not None
+        if state == "interrupted" and self._pruned:
+            state = "pruned"
         self._writer.close()
         self._writer.check()
         ended = state == "finished" and self._writer.saved == self.plan.end_step
@@ -230,8 +248,10 @@ class Recording:
         self._bar.stop()
         self._note_saved()
         self._publishing.saved(self._writer.saved)
-        self._publishing.end(finished=state == "finished")
-        ended: Ended = "finished" if state == "finished" else "failed" if state == "failed" else "interrupted"
+        # To a tracker, a pruned run is one that will not go on.
+        done = state in {"finished", "pruned"}
+        self._publishing.end(finished=done)
+        ended: Ended = "finished" if done else "failed" if state == "failed" else "interrupted"
         self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step})
         self.record.state = state
         self.record.error = error

@@ -59,6 +59,11 @@ class BranchSweeper(BasicSweeper):
                     config.hydra.launcher[name] = most
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
+    @property
+    def remote(self) -> bool:
+        """Whether siblings run on other machines than this one."""
+        return bool(getattr(self.launcher, "remote", False))
+
     def sweep(self, arguments: list[str]) -> Any:
         """Launch the siblings that ``arguments`` name.
 
@@ -67,41 +72,41 @@ class BranchSweeper(BasicSweeper):
             SystemExit: 1 if a sibling failed.
         """
         from launcher.fanout.check import check
+        from launcher.fanout.factors import note_confounded
         from launcher.fanout.launch import launch, print_findings, show, show_jobs, stop_if_bad
         from launcher.job import run_canary, run_sibling
 
         assert self.config is not None
-        settings = _fanout_settings(self.config)
-        remote = getattr(self.launcher, "remote", False)
-        candidates = check(self._candidates(self.siblings(arguments, settings), settings.repeats), remote)
-        candidates = self._with_what_is_needed(candidates, settings, remote, _handed(arguments))
+        settings = fanout_settings(self.config)
+        candidates = check(self.candidates(self.siblings(arguments, settings), settings.repeats), self.remote)
+        candidates = self.with_what_is_needed(candidates, settings, handed(arguments))
+        note_confounded(candidates)
         print_findings(candidates)
         if settings.dry_run:
             show(candidates)
         stop_if_bad(candidates, settings)
         if settings.dry_run:
-            show_jobs(candidates, self._fanout(), settings, self.launcher)
+            show_jobs(candidates, self.fanout(), settings, self.launcher)
             return []
-        return launch(candidates, self._fanout(), settings, self.launcher, run_sibling, run_canary)
+        return launch(candidates, self.fanout(), settings, self.launcher, run_sibling, run_canary)
 
-    def _with_what_is_needed(
-        self, candidates: list[Candidate], settings: FanoutConfig, remote: bool, handed: Sequence[str]
+    def with_what_is_needed(
+        self, candidates: list[Candidate], settings: FanoutConfig, handed: Sequence[str]
     ) -> list[Candidate]:
         """The siblings with those that ``fanout.control`` and ``fanout.complete`` add.
 
         Args:
             candidates: those that were typed, checked.
             settings: of the fan-out.
-            remote: see :func:`launcher.fanout.check.check`.
             handed: the overrides of ``fanout`` itself.
         """
         from launcher.fanout.check import check
         from launcher.fanout.control import control_of, needs_twin, without_doubles
-        from launcher.fanout.factors import missing, note_confounded, plan_looks
+        from launcher.fanout.factors import missing, plan_looks
 
         def added(siblings: list[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
             made = [([*overrides, *handed], swept) for overrides, swept in siblings]
-            return check(self._candidates(made, repeats), remote) if made else []
+            return check(self.candidates(made, repeats), self.remote) if made else []
 
         def as_trunk(some: list[Candidate]) -> list[Candidate]:
             """Controls say what the trunk was told: without a sweep the files' defaults would count."""
@@ -123,7 +128,6 @@ class BranchSweeper(BasicSweeper):
                 for twin in added([([*control.declared.overrides, again], [])], 1):
                     twin.overrides += (again,)  # Without that word it would be the control.
                     candidates.append(twin)
-        note_confounded(candidates)
         plan_looks(candidates)
         return candidates
 
@@ -151,7 +155,8 @@ class BranchSweeper(BasicSweeper):
             made.append(([*fixed, *swept], swept if axes or not settings.control else _of_the_run(fixed)))
         return made
 
-    def _candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
+    def candidates(self, siblings: Sequence[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
+        """Siblings, each with what of it is swept, composed in so many streams."""
         from launcher.branch.stream import overrides_in, refuse_unrepeatable
         from launcher.composition import Composer
 
@@ -190,7 +195,8 @@ class BranchSweeper(BasicSweeper):
         world_size = getattr(self.launcher, "world_size", None)
         return [] if world_size is None else [f"launch.nproc={world_size}"]
 
-    def _fanout(self) -> Fanout:
+    def fanout(self) -> Fanout:
+        """This command as what it launches will remember it."""
         from launcher.fanout.written import Fanout
 
         assert self.config is not None
@@ -200,16 +206,17 @@ class BranchSweeper(BasicSweeper):
         return Fanout(str(chosen), {str(key): value for key, value in settings.items()}, Path.cwd())
 
 
-def _handed(arguments: Sequence[str]) -> list[str]:
+def handed(arguments: Sequence[str]) -> list[str]:
     """The overrides that speak of the fan-out itself."""
     return [text for text in arguments if text.lstrip("+").startswith("fanout.")]
 
 
 def _of_the_run(arguments: Sequence[str]) -> list[str]:
-    return [text for text in arguments if text not in _handed(arguments)]
+    return [text for text in arguments if text not in handed(arguments)]
 
 
-def _fanout_settings(config: DictConfig) -> FanoutConfig:
+def fanout_settings(config: DictConfig) -> FanoutConfig:
+    """What a composed config says of the fan-out."""
     from launcher.config import FanoutConfig
 
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(FanoutConfig), config.fanout))

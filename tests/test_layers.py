@@ -21,12 +21,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger"),
     ("branch", "report", "launchers"),
-    ("publishing",),
+    ("publishing", "search"),
     ("recording", "canary"),
     ("run", "fanout"),
     ("job",),
     ("composition",),
     ("sweep", "commands"),
+    ("search_sweep",),
     ("cli", "entry"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
@@ -48,11 +49,12 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "plotly": ("launcher.report.html.library",),
     "safetensors": ("launcher.checkpoint.formats",),
     "google": ("launcher.launchers.custom_jobs.client",),
+    "optuna": ("launcher.search",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
-    "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1",
+    "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1", "optuna",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",

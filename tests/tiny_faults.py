@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import itertools
+import math
 import os
 import resource
 import signal
@@ -380,6 +381,21 @@ def pin_at(step: int, outputs: str, pinned: int) -> None:
         checkpoint.with_suffix(".pin").touch()
 
     _once_at(step, pin)
+
+
+def plant_best_rate(best: float) -> None:
+    """What is measured is how far the learning rate is from a best one, in decades, and how long it took."""
+    original = TinyTask.__init__
+
+    def noted(task: TinyTask, config: Any) -> None:
+        original(task, config)
+        task.rate = float(config.optimizer["lr"])  # type: ignore[attr-defined]
+
+    def distance(task: Any, model: nn.Module, step: int, device: torch.device) -> dict[str, float]:
+        return {"error": abs(math.log10(task.rate / best)) + 1.0 / step}
+
+    TinyTask.__init__ = noted  # type: ignore[method-assign]
+    TinyTask.evaluate = distance  # type: ignore[method-assign]
 
 
 def hurried_finish() -> None:

@@ -31,6 +31,7 @@ STATES: Mapping[str, str] = {
     "not started": "its launcher is gone, and it never began",
     "cancelled": "somebody cancelled it; launcher retry goes on with it",
     "failed": "ended with an error",
+    "pruned": "a search had no use for the rest of it; its own command goes on with it",
     "finished": "at its end",
 }
 """Every state, and what it means."""
@@ -108,6 +109,8 @@ def _state(record: RunRecord, last: Holder | None, launch: Launch | None, job: J
         return "running", str(last)
     if launch is not None and launch.cancelled:
         return "cancelled", f"at {launch.cancelled}"
+    if record.state == "pruned":
+        return "pruned", f"by its search, at step {record.step}"
     if job is not None:
         return job.over(record)
     if launch is not None and launch.job_id is not None and record.state in {"queued", "running"}:

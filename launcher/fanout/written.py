@@ -77,7 +77,7 @@ def handed_overrides(config: Config) -> list[str]:
     said.append(f"fanout.stop_on_failure={str(fanout.stop_on_failure).lower()}")
     said += [
         override(f"fanout.{key}", value)
-        for key in ("code", "looks", "allow")
+        for key in ("code", "looks", "allow", "trial")
         if (value := getattr(fanout, key))
     ]
     if fanout.point is not None:
@@ -144,6 +144,8 @@ def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibl
 def write_fanout(candidates: Sequence[Candidate], fanout: Fanout) -> Path | None:
     """Add the fan-out to ``fanout.json`` of the siblings' group; its path, or None if all were bad.
 
+    Of a fan-out that is there already, as a search's is from its second trials on, the siblings are added.
+
     Two fan-outs into one group at the same moment may leave only one of them there; what they launched is
     told by each sibling's own files.
 
@@ -158,9 +160,14 @@ def write_fanout(candidates: Sequence[Candidate], fanout: Fanout) -> Path | None
     before: list[Any] = []
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         before = list(read_json_object(path)["fanouts"])
+    told = _told(planned, fanout)
+    if before and before[-1].get("id") == fanout.id:
+        now = {each["run"] for each in told["siblings"]}
+        earlier = [each for each in before.pop()["siblings"] if each["run"] not in now]
+        told["siblings"] = [*earlier, *told["siblings"]]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"fanouts": [*before[1 - KEPT :], _told(planned, fanout)]})
+        write_json(path, {"fanouts": [*before[1 - KEPT :], told]})
     except OSError as error:
         raise disk_error(error, path) from error
     return path

@@ -131,7 +131,7 @@ class PoolLauncher(Launcher):
             [first] = ran(siblings[:1], canary, "interrupted", "finished")
             if first.status:
                 return [first]
-        return ran(siblings, run, "finished")
+        return ran(siblings, run, "finished", "pruned")
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own contract, for other sweepers: each job composed and run in a forked process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
@@ -28,6 +29,10 @@ class Hooks(Protocol):
         """Called after every step; may raise to fail the run."""
         ...
 
+    def prune(self, progress: Progress, metrics: Mapping[str, float | str]) -> bool:
+        """Of a trial, after each validation: whether its search has no use for the rest of it."""
+        ...
+
 
 class Unrecorded:
     """The hooks of a rank that records nothing."""
@@ -49,6 +54,10 @@ class Unrecorded:
     def after_step(self) -> None:
         """Nothing can have failed."""
 
+    def prune(self, progress: Progress, metrics: Mapping[str, float | str]) -> bool:  # noqa: ARG002
+        """Rank 0 is told."""
+        return False
+
 
 def due(step: int, every: int) -> bool:
     """Whether something that happens ``every`` steps (0: never) happens at ``step``."""
@@ -66,8 +75,8 @@ def train(
 ) -> bool:
     """Train up to ``end_step``; True if the end was reached, False if it was interrupted before.
 
-    A signal interrupts, and so does the step ``until``. A checkpoint is saved at multiples of
-    ``checkpoint.every``, at the end, and when interrupted.
+    A signal interrupts, and so do the step ``until`` and the search that the run is a trial of. A checkpoint
+    is saved at multiples of ``checkpoint.every``, at the end, and when interrupted.
     """
     progress = trainer.live.progress
     after_step: Callable[[], None] = hooks.after_step
@@ -84,9 +93,15 @@ def train(
             metrics.update(trainer.evaluate())
         if measure:
             hooks.log(progress, metrics)
+        pruned = (
+            validate
+            and until is None
+            and config.fanout.trial is not None
+            and ranks.told(partial(hooks.prune, progress, metrics))
+        )
         if (asked := ranks.asked(interruption.asked)) is not None:
             interruption.note(asked)
-        interrupted = asked is not None or coming == until
+        interrupted = asked is not None or coming == until or pruned
         if due(coming, config.checkpoint.every) or last or interrupted:
             trainer.check_saveable()
             trainer.gather_streams()

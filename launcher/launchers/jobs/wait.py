@@ -65,12 +65,12 @@ class _Waiting:
         moment = time.monotonic()
         for name, sibling in list(self.open.items()):
             state = self._now[self._jobs[name]]
-            if _finished(sibling):
+            if _state(sibling) == "finished":
                 self._end(name, 0, state)
             elif not state.ended:
                 self._over_since.pop(name, None)
             elif moment - self._over_since.setdefault(name, moment) >= CERTAIN_SECONDS:
-                self._end(name, 1, state)
+                self._end(name, 0 if _state(sibling) == "pruned" else 1, state)
         self._tell_counts()
 
     def cancel_pending(self) -> None:
@@ -108,8 +108,8 @@ class _Waiting:
             log.info("SLURM: %s", text)
 
 
-def _finished(sibling: Sibling) -> bool:
+def _state(sibling: Sibling) -> str | None:
     try:
-        return read_run(sibling.directory).record.state == "finished"
+        return read_run(sibling.directory).record.state
     except LauncherError:
-        return False
+        return None

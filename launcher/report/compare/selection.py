@@ -80,8 +80,9 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
         LauncherError: a name means nothing, there is no baseline, or nothing to hold to it.
     """
     runs, group, missing = _named(outputs, names or [only_group(outputs, "compare")])
-    notes: list[str] = []
-    arms = _arms(runs, notes)
+    pruned = [run.id for run in runs if run.record.state == "pruned"]
+    notes = [f"Pruned by their search, and left out: {', '.join(pruned)}."] if pruned else []
+    arms = _arms([run for run in runs if run.id not in pruned], notes)
     chosen = _baseline(outputs, arms, baseline, notes)
     others = [arm for arm in arms if arm.key != chosen.key]
     if not others:
