@@ -1,4 +1,4 @@
-"""The console command ``launcher``: looking at runs and managing them, without importing torch."""
+"""Looking at runs of checkpoint branches, and managing them. `launcher COMMAND --help` says more of each."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
 
 import train
 from launcher.branch.effect import build_task
@@ -117,3 +118,8 @@ def test_the_door_trains_branches_and_proves(empty: Tiny) -> None:
     control = empty.run("control-")
     assert digest(control, 4) == digest(empty.trunk, 4)
     assert empty.launcher("verify", control.id).status == 0
+
+
+def test_a_misspelled_sibling_is_none() -> None:
+    with pytest.raises(MissingConfigException, match="treatd"):
+        composed("train", "arm=treatd")

@@ -52,6 +52,21 @@ def test_two_factors_at_once_are_told_of_completed_and_taken_apart(tiny: Tiny) -
     assert {tiny.train(*typed).id for typed in by_hand} < before == ids(tiny)
     assert tiny.launcher("ledger").status == 0
 
+    # Another question in the same group is completed by itself.
+    other = ["optimizer.lr=0.002,0.003", "training.gradient_clip=0.5,0.1"]
+    zipped = [
+        "fanout.zip=[optimizer.lr,training.gradient_clip]",
+        "fanout.complete=true",
+        "fanout.dry_run=true",
+    ]
+    planned = tiny.launch("-m", POINT, *other, *zipped)
+    assert planned.status == 0, planned.err
+    assert len(planned.commands()) == 8
+    assert "heavy" not in planned.out
+
+    beyond = tiny.launcher("compare", "--at", "+21")
+    assert (beyond.status, "No run goes so far." in beyond.err) == (2, True)
+
     found = compared(tiny, "--metric", "train/error")
     assert found["findings"] == []
     assert found["proof"]["exact"]

@@ -42,7 +42,7 @@ def _status(options: argparse.Namespace) -> int:
     from launcher.fanout import status
 
     found = status.statuses(options.outputs, options.name)
-    answer(options, [one.to_json() for one in found], status.table(found))
+    answer(options, [one.to_json() for one in found], status.table(found), least_width=120)
     return 0
 
 

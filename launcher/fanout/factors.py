@@ -12,12 +12,15 @@ from launcher.ledger.factors import Cell, confounded, confounded_finding, factor
 
 
 def entries_of(candidates: Iterable[Candidate]) -> list[Entry]:
-    """The siblings, and what is in their group already."""
-    found: dict[str, Entry] = {}
-    for one in candidates:
-        if one.plan is not None and one.plan.kind == "branch":
-            found.update({each.run: each for each in one.beside if each.run not in found})
-            found[one.plan.id] = entry_of(new_record(one.plan, [], {}))
+    """The siblings, and those in their group that are about the same: that change nothing which none of these
+    does. Others belong to another question.
+    """
+    planned = [one for one in candidates if one.plan is not None and one.plan.kind == "branch"]
+    found = {one.plan.id: entry_of(new_record(one.plan, [], {})) for one in planned if one.plan is not None}
+    asked = {key for entry in found.values() for key in entry.changed}
+    for each in (entry for one in planned for entry in one.beside):
+        if each.run not in found and each.changed.keys() <= asked:
+            found[each.run] = each
     return list(found.values())
 
 

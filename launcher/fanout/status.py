@@ -204,7 +204,7 @@ def table(found: Sequence[Status]) -> Table:
         shown.add_column(column, no_wrap=True)
     for column in ("step", "steps/s", "left", "requeued"):
         shown.add_column(column, justify="right", no_wrap=True)
-    shown.add_column("", overflow="fold", min_width=30)
+    shown.add_column("what is known", overflow="fold", min_width=30)
     group = None
     for one in found:
         if one.group != group:

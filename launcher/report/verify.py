@@ -66,7 +66,7 @@ class Verdict:
     """How many logged steps were compared, in every metric."""
     divergence: Divergence | None
     twin: bool = False
-    """Whether ``trunk`` is the control itself, run once more: the trunk goes no further."""
+    """Whether ``trunk`` is the control itself, run once more: it shares no step with its trunk."""
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as a JSON object."""

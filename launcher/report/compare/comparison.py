@@ -122,7 +122,7 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     sources = _sources(selection, asked.smooth, called)
     shown = _metrics(sources, asked.metrics)
     read = list(dict.fromkeys([*shown, *_known(sources, [one.metric for one in expected])]))
-    aligned = align(sources, read, _steps_since(asked.at, point))
+    aligned = align(sources, read, _steps_since(asked.at, point, selection))
     missing = [*selection.missing, *_short(selection, aligned, shown)]
     held = [hold(arm, selection.baseline, metric, aligned, asked.smooth)
             for arm in selection.arms for metric in shown]  # fmt: skip
@@ -218,7 +218,7 @@ def _point(arms: Sequence[Arm]) -> Parent | None:
     return next(iter(parents.values())) if len(parents) == 1 else None
 
 
-def _steps_since(at: str | None, point: Parent | None) -> int | None:
+def _steps_since(at: str | None, point: Parent | None, selection: Selection) -> int | None:
     if at is None:
         return None
     match = _AT.fullmatch(at)
@@ -233,6 +233,15 @@ def _steps_since(at: str | None, point: Parent | None) -> int | None:
             if point
             else "+N: steps since the branch",
             do="--at +500 counts from the branch point",
+        )
+    records = [run.record for arm in selection.all_arms for run in arm.runs.values()]
+    furthest = max(record.end_step - record.start_step for record in records)
+    if since > furthest:
+        raise ConfigError(
+            "No run goes so far.",
+            found=f"--at {at}",
+            expected=f"at most +{furthest}: {furthest} steps since the branch",
+            do="leave --at out to compare where the runs end",
         )
     return since
 
@@ -260,8 +269,9 @@ def _proof(selection: Selection) -> Proof:
     except LauncherError as error:
         return Proof(None, control.id, error.what)
     if verdict.exact:
-        seen = f"{verdict.metric_lines} logged steps, {len(verdict.checkpoint_steps)} checkpoints"
-        twin = ", its twin, as the trunk goes no further" if verdict.twin else ""
+        lines, saved = verdict.metric_lines, len(verdict.checkpoint_steps)
+        seen = f"{lines} logged step{'s' * (lines != 1)}, {saved or 'no'} checkpoint{'s' * (saved != 1)}"
+        twin = ", its twin: the trunk has no step that both logged or saved" if verdict.twin else ""
         return Proof(True, control.id, f"{control.id} is {verdict.trunk} bit for bit ({seen}){twin}")
     first = verdict.divergence
     assert first is not None
