@@ -7,19 +7,27 @@ import math
 import re
 import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
 from launcher.checkpoint.store import checkpoints
+from launcher.launchers.jobs import wait
+from launcher.launchers.jobs.queries import JobState
+from launcher.launchers.sibling import Sibling
 from launcher.lineage import Run
 from launcher.search.space import corners, distribution_of, grid, overrides_of
 from launcher.search.study import NAME, storage
+from launcher.search_sweep.sweeper import SearchSweeper
+from launcher.sweep import BranchSweeper
 from tests import tiny_faults
 from tests.tiny_process import Ended, Tiny, digest
+from tests.tiny_records import put, record
 
 BEST = 3e-3
 PLANTED = partial(tiny_faults.plant_best_rate, BEST)
@@ -74,7 +82,7 @@ def test_finds_the_best_rate_among_siblings(searched: tuple[Tiny, Ended]) -> Non
     own = runs[best.user_attrs["run"]]
     assert own.record.metrics["val/error"] == best.value
     command = next(one for one in ended.commands() if "-m" not in one)
-    assert f"optimizer.lr={best.params['optimizer.lr']!r}" in command
+    assert set(overrides_of(best.params)) <= set(command)
     # What the printed command means is that very run.
     assert own.id in tiny.launch(*command, prepare=[PLANTED]).said
     assert set(branches(tiny)) == set(runs)
@@ -141,6 +149,25 @@ def test_side_by_side_and_pruned_at_equal_steps(tiny: Tiny) -> None:
     assert digest(alone.train(*typed, rate, prepare=[PLANTED])) == digest(again)
 
 
+def test_on_slurm_the_search_waits_and_a_pruned_job_ended_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = OmegaConf.create({"hydra": {"launcher": {"wait": False}}})
+    monkeypatch.setattr(BranchSweeper, "setup", lambda *_, **__: None)
+    SearchSweeper(metric="val/error").setup(hydra_context=None, task_function=None, config=config)  # type: ignore[arg-type]
+    assert config.hydra.launcher.wait is True
+    monkeypatch.setattr(wait, "CERTAIN_SECONDS", 0.0)
+    monkeypatch.setattr(
+        wait, "states", lambda jobs: {job: JobState(job, "COMPLETED", listed=False) for job in jobs}
+    )
+    siblings = []
+    for state in ("pruned", "interrupted"):
+        place = put(tmp_path, record(state, "trunk", 20, state=state)).parent
+        siblings.append(Sibling(state, place, 40))
+    ended = wait.wait_for(siblings, {"pruned": "1_0", "interrupted": "1_1"}, stop_on_failure=False)
+    assert {name: one.status for name, one in ended.items()} == {"pruned": 0, "interrupted": 1}
+
+
 def test_a_trial_that_fails_is_counted_and_the_others_go_on(tiny: Tiny) -> None:
     ended = tiny.launch(
         "-m", "hydra/sweeper=optuna", "branch.from_step=20", "hydra.sweeper.metric=val/error",
@@ -192,5 +219,8 @@ def test_sweeps_are_distributions() -> None:
     space = {"a": of("a=interval(0.0,1.0)"), "b": of("b=x,y,z")}
     assert [overrides_of(one) for one in corners(space)] == [
         ["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"],
+    ]  # fmt: skip
+    assert overrides_of({"a": 0.1 + 0.2, "b": 1.0, "c": 7, "d": 1 / 3e5}) == [
+        "a=0.3", "b=1.0", "c=7", "d=3.33333e-06",
     ]  # fmt: skip
     assert grid({"a": of("a=range(0.5,2.0,0.5)")}) == {"a": [0.5, 1.0, 1.5]}

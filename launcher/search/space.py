@@ -66,8 +66,13 @@ def _along(sweep: RangeSweep, values: Sequence[float]) -> BaseDistribution:
 
 
 def overrides_of(values: Mapping[str, Value]) -> list[str]:
-    """Values as overrides; the same value gives the same text, and so the same sibling."""
-    return [f"{key}={value if isinstance(value, str) else repr(value)}" for key, value in values.items()]
+    """Values as overrides: numbers to six digits, which nobody can tell from more and anybody can read."""
+    return [f"{key}={_text(value)}" for key, value in values.items()]
+
+
+def _text(value: Value) -> str:
+    # A whole number stays a number with a point: 1 and 1.0 are not the same config.
+    return repr(float(f"{value:.6g}")) if isinstance(value, float) else str(value)
 
 
 def corners(space: Space) -> list[dict[str, Value]]:
