@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.errors import ConfigError
 from launcher.lineage import Start, find_run
 from launcher.report.compare.comparison import Asked, Comparison, compare
 from launcher.report.compare.verdict import Row
@@ -179,7 +180,7 @@ class TestAlignment:
             wave(-0.5)(stream, 20) - wave(0.0)(stream, 20) for stream in range(3)
         ])  # fmt: skip
 
-    @pytest.mark.parametrize(("at", "step"), [("31", 11), ("+11", 11), (None, 20), ("+999", 20)])
+    @pytest.mark.parametrize(("at", "step"), [("31", 11), ("+11", 11), (None, 20), ("+20", 20)])
     def test_at_a_step_as_the_trunk_counts_or_since_the_branch(
         self, tmp_path: Path, at: str | None, step: int
     ) -> None:
@@ -229,6 +230,10 @@ class TestAlignment:
                 sibling(
                     outputs, arm, stream, {ERROR: lambda _, k, n=number: 1000.0 * n + k}, every=every, end=end
                 )  # type: ignore[misc]
+        if at is not None and at > max(end for _, end in shapes) - 20:
+            with pytest.raises(ConfigError, match="No run goes so far"):
+                compare(outputs, [], Asked(metrics=[ERROR], at=f"+{at}"))
+            return
         logged = [set(range(every, end - 19, every)) for every, end in shapes]
         # A run without any value up to there decides nothing, and has no row to be held to.
         counted = [{step for step in one if at is None or step <= at} for one in logged]

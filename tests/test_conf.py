@@ -31,7 +31,7 @@ def options(conf: Path) -> list[str]:
     """``loss=fixed`` for every file of a config directory."""
     files = sorted(path.relative_to(conf) for path in conf.rglob("*.yaml") if path.parent != conf)
     listed = (conf / "config.yaml").read_text(encoding="utf-8")
-    added = [group for group in ADDED if f"- optional {group}:" not in listed]
+    added = [group for group in ADDED if f"- {group}:" not in listed]
     return [f"{'+' if path.parts[0] in added else ''}{path.parent}={path.stem}" for path in files]
 
 

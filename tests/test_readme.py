@@ -12,6 +12,8 @@ import pytest
 
 from docs.refresh import README, ROOT, run, shown
 
+_AS_SOMEBODY = ["-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,6 +30,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name and (ROOT / name).is_file():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, directory / name)
+    for command in (["init", "-q"], ["add", "-A"], [*_AS_SOMEBODY, "commit", "-q", "-m", "cloned"]):
+        subprocess.run(["git", *command], cwd=directory, check=True)
     return directory
 
 
