@@ -43,7 +43,7 @@ def main(overrides: Sequence[str]) -> None:
     from launcher.fanout import check, launch
 
     PARTS["import Hydra, launcher, task"] = time.perf_counter() - started
-    watch(sweep.BranchSweeper, "_candidates", "compose the siblings")
+    watch(sweep.BranchSweeper, "candidates", "compose the siblings")
     watch(check, "check", "check them")
     watch(launch, "write_launches", "write what is launched")
     watch(launch._Start, "here", "launch, and wait for the end")
