@@ -19,13 +19,13 @@ from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Content, read_manifest
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
-from launcher.errors import ConfigError, LauncherError
+from launcher.errors import LauncherError, RunsElsewhere
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
 from launcher.launchers.custom_jobs.inside import vertex_job
 from launcher.launchers.jobs.job import SlurmJob, current_job
 from launcher.layout import RunDirectory, checkpoint_file
-from launcher.lease import Lease, Superseded, holder
+from launcher.lease import Lease, Superseded, holder, newest_token
 from launcher.lineage import Origin, Start, State, branched_steps, utc_now
 from launcher.publishing import Publishing
 from launcher.report.progress_bar import ProgressBar
@@ -64,10 +64,9 @@ class Recording:
 
     def __enter__(self) -> Recording:
         directory = self.plan.directory
-        self._refuse_second(directory)
         try:
             directory.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.lease = Lease(directory, utc_now(), self._job.id or None, self._job.restarts)
+            self.lease = self._taken(directory)
         except OSError as error:
             raise disk_error(error, directory.path) from error
         try:
@@ -98,6 +97,15 @@ class Recording:
         self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
 
+    def _taken(self, directory: RunDirectory) -> Lease:
+        """The next token. Of several processes that start at the same moment one has it."""
+        while True:
+            seen = newest_token(directory)
+            self._refuse_second(directory)
+            job = self._job
+            with contextlib.suppress(Superseded):
+                return Lease(directory, utc_now(), job.id or None, job.restarts, only_after=seen)
+
     def _refuse_second(self, directory: RunDirectory) -> None:
         """Leave a run to the living process that trains it, unless that is an earlier start of this job."""
         there = holder(directory)
@@ -108,7 +116,7 @@ class Recording:
             return
         if there.job_id == self._job.id and there.restarts < self._job.restarts:
             return
-        raise ConfigError(
+        raise RunsElsewhere(
             f"Another process is training {self.plan.id}.",
             where=str(directory.path),
             found=str(there),

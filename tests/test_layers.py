@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("layout", "messages", "process", "validation"),
+    ("handlers", "layout", "messages", "process", "validation"),
     ("config", "files"),
     ("differences", "lease"),
     ("training", "checkpoint", "trackers", "lineage"),

@@ -65,7 +65,8 @@ def taken_over(handed: str, branch: BranchConfig, source: str | None = None) -> 
     try:
         return _point(Path(path), replace(branch, sha256=sha256), (), source)
     except CheckpointError as failure:
-        raise _unavailable(failure) from failure
+        named = failure if source is None else _fetched_from(source, failure)
+        raise _unavailable(named) from failure
 
 
 def cache_of(paths: PathsConfig) -> Path:
@@ -104,7 +105,7 @@ def resolve(
             source = None if found is None else found.exact
             return _point(checkpoint, branch, tuple(map(_told, failures)), source)
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
-            failures.append(failure)
+            failures.append(failure if found is None else _fetched_from(found.exact, failure))
     if len(failures) == 1:
         raise _unavailable(failures[0]) from failures[0]
     raise BranchPointUnavailable(
@@ -117,6 +118,12 @@ def resolve(
 
 def _told(failure: LauncherError) -> str:
     return f"{failure.where}: {failure.what}"
+
+
+def _fetched_from(source: str, failure: LauncherError) -> LauncherError:
+    """The same failure under the name that people know: where it came from, and not only where it lies."""
+    failure.where = f"{source}, which was fetched to {failure.where}"
+    return failure
 
 
 def _unavailable(failure: LauncherError) -> BranchPointUnavailable:

@@ -15,7 +15,7 @@ from launcher.branch.command import command
 from launcher.branch.naming import from_scratch
 from launcher.canary import STEPS
 from launcher.config import FanoutConfig
-from launcher.errors import LauncherError, PreflightFailed
+from launcher.errors import LauncherError, PreflightFailed, RunsElsewhere
 from launcher.fanout.canary import canary_first, why_not
 from launcher.fanout.check import Candidate
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
@@ -29,7 +29,7 @@ from launcher.fanout.written import (
     write_launches,
 )
 from launcher.findings import finding_of, render_findings
-from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher, left_to
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
 
@@ -130,7 +130,8 @@ def launch(
             returned, ended = start.here(run, canary)
         except (KeyboardInterrupt, SystemExit, LauncherError) as error:
             leaving, ended = error, getattr(error, "outcomes", [])
-        outcomes = {each.id: each for each in ended}
+        places = {one.id: one.directory for one in siblings}
+        outcomes = {each.id: left_to(each, places[each.id]) for each in ended}
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
@@ -185,7 +186,7 @@ class _Start:
 def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> int:
     """0, 1 if a sibling failed, or 128 + the number of the signal that a person stopped all of them with."""
     stopped = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    ended = {each.status for each in outcomes.values()}
+    ended = {each.status for each in outcomes.values() if not each.elsewhere}
     if by_hand := [status for status in ended if status in stopped]:
         return by_hand[0] or 1
     states = {end_state(one, outcomes)[0] for one in candidates}
@@ -214,11 +215,15 @@ def _outcome(sibling: Sibling, job: JobReturn) -> Outcome:
         return Outcome(sibling.id, 0)
     cause = job._return_value  # Asking for return_value raises it.
     told = cause.args[0] if isinstance(cause, Exception) and cause.args else cause
+    if isinstance(told, RunsElsewhere):
+        return Outcome(sibling.id, None, told.found or "", elsewhere=True)
     return Outcome(sibling.id, 1, str(told).splitlines()[0] if str(told) else type(cause).__name__)
 
 
 def _settle(siblings: Sequence[Sibling], outcomes: Mapping[str, Outcome]) -> None:
     """Siblings that this process will not start any more do not wait for it either."""
     for one in siblings:
+        if one.id in outcomes and outcomes[one.id].elsewhere:
+            continue
         reason = outcomes[one.id].reason if one.id in outcomes else ""
         not_started(RunDirectory(one.directory), reason or "not started")

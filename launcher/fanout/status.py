@@ -21,6 +21,7 @@ from launcher.lease import Holder, holder
 from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs
 from launcher.messages import first_line
+from launcher.report.compare.selection import means_nothing
 
 STATES: Mapping[str, str] = {
     "new": "nothing is there yet",
@@ -188,13 +189,7 @@ def select(outputs: Path, name: str | None) -> list[Run]:
     try:
         return [find_run(outputs, name)]
     except UnknownRun as error:
-        groups = sorted({run.record.group for run in runs})
-        raise UnknownRun(
-            f"There is no group and no run {name!r}, or several runs.",
-            where=error.where,
-            found=f"groups: {', '.join(groups) or 'none'}; {error.found}",
-            do=error.do,
-        ) from error
+        raise means_nothing(outputs, name, error) from error
 
 
 def table(found: Sequence[Status]) -> Table:

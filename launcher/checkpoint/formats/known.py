@@ -22,6 +22,7 @@ from launcher.checkpoint.formats.places import INDEX
 from launcher.checkpoint.formats.protocol import Entries, Format, Opener, TensorFacts, refuse
 from launcher.checkpoint.formats.safetensors import Safetensors
 from launcher.checkpoint.formats.torch_file import TorchFile
+from launcher.checkpoint.formats.unknown import no_checkpoint
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
 from launcher.errors import CheckpointError
@@ -247,13 +248,7 @@ def _progress(found: Inspection, step: int | None) -> dict[str, int]:
 def _format(path: Path) -> Format:
     form = recognise(path)
     if form is None:
-        raise CheckpointError(
-            "This is no checkpoint of a known format.",
-            where=str(path),
-            found="a directory" if path.is_dir() else "a file" if path.exists() else "nothing",
-            expected=", ".join(one.name for one in FORMATS),
-            do="files of PyTorch before 1.6 have to be saved again with torch.save",
-        )
+        raise no_checkpoint(path, [one.name for one in FORMATS])
     return form
 
 
