@@ -395,12 +395,27 @@ sys.exit(os.wait()[1])
 
 
 def test_what_is_no_checkpoint_is_told_so(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "note.txt").write_text("<html>nothing of the kind")
+    (tmp_path / "page.safetensors").write_text("<html>nothing of the kind")
     (tmp_path / "empty").mkdir()
-    for name in ("note.txt", "empty", "nothing"):
-        assert recognise(tmp_path / name) is None
-        with pytest.raises(CheckpointError, match="no checkpoint of a known format"):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other").touch()
+    (tmp_path / "cut.safetensors").touch()
+    (tmp_path / "old.pt").write_bytes(bytes(range(128, 200)))
+    (tmp_path / "link.pt").symlink_to(tmp_path / "gone")
+    for name, said in {
+        "note.txt": "This is a text file, and no checkpoint",
+        "page.safetensors": "This is a text file, and no checkpoint",
+        "empty": "This directory is empty",
+        "full": "This directory is no checkpoint of a known format",
+        "cut.safetensors": "This file is empty",
+        "old.pt": "This is no checkpoint of a known format",
+        "link.pt": "There is no such file or directory",
+        "nothing": "There is no such file or directory",
+    }.items():
+        with pytest.raises(CheckpointError, match=said) as caught:
             inspect(tmp_path / name)
+        assert caught.value.where == str(tmp_path / name)
 
 
 def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> None:

@@ -22,7 +22,7 @@ from launcher.checkpoint.formats.places import INDEX
 from launcher.checkpoint.formats.protocol import Entries, Format, Opener, TensorFacts, refuse
 from launcher.checkpoint.formats.safetensors import Safetensors
 from launcher.checkpoint.formats.torch_file import TorchFile
-from launcher.checkpoint.formats.unknown import no_checkpoint
+from launcher.checkpoint.formats.unknown import has_tensors, no_checkpoint
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
 from launcher.errors import CheckpointError
@@ -247,7 +247,8 @@ def _progress(found: Inspection, step: int | None) -> dict[str, int]:
 
 def _format(path: Path) -> Format:
     form = recognise(path)
-    if form is None:
+    # Some formats are told from a name alone.
+    if form is None or (path.suffix in (".pt", ".safetensors") and path.is_file() and not has_tensors(path)):
         raise no_checkpoint(path, [one.name for one in FORMATS])
     return form
 

@@ -12,6 +12,12 @@ _LOOKED_AT = 256
 _SHOWN = 60
 
 
+def has_tensors(path: Path) -> bool:
+    """Whether a file can hold any: it is neither empty nor text."""
+    begins = _beginning(path)
+    return bool(begins) and not _text(begins)
+
+
 def no_checkpoint(path: Path, formats: Sequence[str]) -> CheckpointError:
     """The error of a path that is recognised as none of ``formats``."""
     known = f"a checkpoint: {', '.join(formats)}"
@@ -41,8 +47,7 @@ def _directory(path: Path, known: str) -> CheckpointError:
 
 
 def _file(path: Path, known: str) -> CheckpointError:
-    with path.open("rb") as file:
-        begins = file.read(_LOOKED_AT)
+    begins = _beginning(path)
     if not begins:
         return CheckpointError(
             "This file is empty.",
@@ -51,8 +56,7 @@ def _file(path: Path, known: str) -> CheckpointError:
             expected=known,
             do="copy it again from where it is whole",
         )
-    text = begins.decode("utf-8", errors="ignore")
-    if b"\0" not in begins and all(one.isprintable() or one.isspace() for one in text) and text:
+    if text := _text(begins):
         return CheckpointError(
             "This is a text file, and no checkpoint.",
             where=str(path),
@@ -67,3 +71,14 @@ def _file(path: Path, known: str) -> CheckpointError:
         expected=known,
         do="files of PyTorch before 1.6 have to be saved again with torch.save",
     )
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LOOKED_AT)
+
+
+def _text(begins: bytes) -> str:
+    """What a file begins with, if that is text; else nothing."""
+    text = begins.decode("utf-8", errors="ignore")
+    return text if all(one.isprintable() or one.isspace() for one in text) else ""
