@@ -17,7 +17,7 @@ import torch
 
 from launcher.branch.resolve import resolve
 from launcher.checkpoint.formats.convert import convert
-from launcher.checkpoint.formats.known import described, inspect, load, recognise
+from launcher.checkpoint.formats.known import described, inspect, load
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig, Config
@@ -216,6 +216,20 @@ class TestBranching:
         [group] = first.content.optimizer_groups
         assert group.hyperparameters["initial_lr"] == 4e-4
         assert digest(empty.run("control")) == digest(foreign.tiny.trunk)
+
+    def test_the_control_of_a_trunk_that_nobody_knows_is_one_run(self, foreign: Foreign, empty: Tiny) -> None:
+        """What was swept and is what the files say would be that very run under another name."""
+        place = f"branch.from_checkpoint={foreign.directory / 'bare_step_20.pt'}"
+        typed = ("-m", "+branch=foreign", place, "branch.restore=weights", "branch.steps=2")
+        ended = empty.launch(*typed, "loss=plain,heavy", "fanout.control=true")
+        assert ended.status == 0, ended.err
+        assert sorted(run.record.job_type for run in empty.runs()) == ["heavy-loss-weights", "weights"]
+        assert "loss=plain" in ended.err
+        heavy = empty.run("heavy-loss").record.differences
+        assert heavy["loss.weight"] == ["unknown", 0.5]
+        compared = empty.launcher("compare", "--json")
+        assert compared.status == 0, compared.err
+        assert json.loads(compared.out)["baseline"] == "weights"
 
     def test_streams_need_the_seed_that_nobody_knows(self, foreign: Foreign, empty: Tiny) -> None:
         place = f"branch.from_checkpoint={foreign.directory / 'full.pt'}"

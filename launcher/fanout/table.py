@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from launcher.branch.undeclared import shown
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
@@ -76,7 +77,10 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
         if planned is None:
             table.add_row(escape(one.name), "[red]bad[/]")
             continue
-        changed = "\n".join(f"{key}: {a} → {b}" for key, (a, b) in planned.differences.items()) or "nothing"
+        changed = (
+            "\n".join(f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in planned.differences.items())
+            or "nothing"
+        )
         state = one.there.state if one.good else "[red]bad[/]"
         table.add_row(
             planned.id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,5 +81,8 @@ def _beginning(path: Path) -> bytes:
 
 def _text(begins: bytes) -> str:
     """What a file begins with, if that is text; else nothing."""
-    text = begins.decode("utf-8", errors="ignore")
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(begins)  # It may end within a character.
+    except UnicodeDecodeError:
+        return ""
     return text if all(one.isprintable() or one.isspace() for one in text) else ""

@@ -77,7 +77,8 @@ class Comparison:
     group: str | None
     baseline: str
     branch_point: dict[str, Any] | None
-    """``run``, ``step``, ``sha256``; None where the runs have no common one."""
+    """``run``, ``step``, ``sha256``, and ``name``, which a checkpoint of another program has as well; None
+    where the runs have no common one."""
     proof: Proof
     arms: list[ArmFacts]
     rows: list[Row]
@@ -138,7 +139,7 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     return Comparison(
         group=selection.group,
         baseline=selection.baseline.name,
-        branch_point={"run": point.run, "step": point.step, "sha256": point.sha256} if point else None,
+        branch_point=_told(point) if point else None,
         proof=_proof(selection),
         arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
         rows=[
@@ -218,6 +219,10 @@ def _point(arms: Sequence[Arm]) -> Parent | None:
         if run.record.parent is not None
     }
     return next(iter(parents.values())) if len(parents) == 1 else None
+
+
+def _told(point: Parent) -> dict[str, Any]:
+    return {"run": point.run, "step": point.step, "sha256": point.sha256, "name": point.name}
 
 
 def _steps_since(at: str | None, point: Parent | None, selection: Selection) -> int | None:

@@ -230,7 +230,7 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
     told += [(one.name, one.no_effect) for one in comparison.arms if one.no_effect]
     told += [("factors", "; ".join(map(_levels, comparison.factors)))] if len(comparison.factors) > 1 else []
     if point is not None:
-        told.append(("branch point", f"{point['run']} at step {point['step']}"))
+        told.append(("branch point", f"{point['name']} at step {point['step']}"))
     steps, streams = _shared(comparison)
     if steps is not None:
         told.append(("at step", steps))
