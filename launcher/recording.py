@@ -19,16 +19,15 @@ from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Content, read_manifest
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
-from launcher.errors import LauncherError, RunsElsewhere
+from launcher.errors import LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
-from launcher.launchers.custom_jobs.inside import vertex_job
-from launcher.launchers.jobs.job import SlurmJob, current_job
 from launcher.layout import RunDirectory, checkpoint_file
-from launcher.lease import Lease, Superseded, holder, newest_token
-from launcher.lineage import Origin, Start, State, branched_steps, utc_now
+from launcher.lease import Superseded
+from launcher.lineage import Origin, Start, State, branched_steps
 from launcher.publishing import Publishing
 from launcher.report.progress_bar import ProgressBar
+from launcher.taking import take
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
@@ -56,7 +55,6 @@ class Recording:
     def __init__(self, plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> None:
         self.plan = plan
         self._findings, self._environment = findings, environment
-        self._job = current_job() or SlurmJob(vertex_job() or "", 0)
         self._trainer: Trainer | None = None
         self._pruning: Pruning | None = None
         self._pruned = False
@@ -66,7 +64,7 @@ class Recording:
         directory = self.plan.directory
         try:
             directory.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.lease = self._taken(directory)
+            self.lease, self._job = take(directory, self.plan.id)
         except OSError as error:
             raise disk_error(error, directory.path) from error
         try:
@@ -96,33 +94,6 @@ class Recording:
         )
         self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
-
-    def _taken(self, directory: RunDirectory) -> Lease:
-        """The next token. Of several processes that start at the same moment one has it."""
-        while True:
-            seen = newest_token(directory)
-            self._refuse_second(directory)
-            job = self._job
-            with contextlib.suppress(Superseded):
-                return Lease(directory, utc_now(), job.id or None, job.restarts, only_after=seen)
-
-    def _refuse_second(self, directory: RunDirectory) -> None:
-        """Leave a run to the living process that trains it, unless that is an earlier start of this job."""
-        there = holder(directory)
-        if there is not None and vertex_job() is not None and there.job_id == self._job.id:
-            # Vertex AI does not count; it starts a job's process again only when the one before is over.
-            self._job = SlurmJob(self._job.id, there.restarts + 1)
-        if there is None or not there.alive:
-            return
-        if there.job_id == self._job.id and there.restarts < self._job.restarts:
-            return
-        raise RunsElsewhere(
-            f"Another process is training {self.plan.id}.",
-            where=str(directory.path),
-            found=str(there),
-            expected="one process a run",
-            do="let it finish, or stop it and give this command again",
-        )
 
     def start(self, trainer: Trainer, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""

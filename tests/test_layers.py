@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger"),
     ("branch", "report", "launchers"),
-    ("publishing", "search"),
+    ("publishing", "search", "taking"),
     ("recording", "canary"),
     ("run", "fanout"),
     ("job",),

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from launcher.errors import LauncherError, UnknownRun
-from launcher.fanout.estimate import duration
 from launcher.fanout.jobs import known, system_of
 from launcher.launchers.sibling import Job, Launch, read_launch
 from launcher.layout import RunDirectory
@@ -190,32 +186,6 @@ def select(outputs: Path, name: str | None) -> list[Run]:
         return [find_run(outputs, name)]
     except UnknownRun as error:
         raise means_nothing(outputs, name, error) from error
-
-
-def table(found: Sequence[Status]) -> Table:
-    """The statuses for a terminal, one line a run."""
-    shown = Table()
-    for column in ("run", "state"):
-        shown.add_column(column, no_wrap=True)
-    for column in ("step", "steps/s", "left", "requeued"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    shown.add_column("what is known", overflow="fold", min_width=30)
-    group = None
-    for one in found:
-        if one.group != group:
-            shown.add_section()
-            shown.add_row(f"[bold]{escape(one.group)}[/]")
-            group = one.group
-        shown.add_row(
-            f"  {escape(one.run)}",
-            f"[{STYLE.get(one.state, 'yellow')}]{one.state}[/]",
-            f"{one.step}/{one.end_step}",
-            f"{one.steps_per_second:.1f}" if one.steps_per_second else "",
-            duration(one.seconds_left) if one.seconds_left is not None else "",
-            str(one.requeues) if one.requeues else "",
-            escape(one.detail),
-        )
-    return shown
 
 
 STYLE: Mapping[str, str] = {
