@@ -5,7 +5,6 @@ Run: python -m benchmarks.fanout [--quick] [--siblings 8] [--steps 1000] [--roun
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from rich.table import Table
 
 from benchmarks.fanning import Setting, rates
 from benchmarks.fanout_parts import parts, table_of
-from benchmarks.paired import in_turn, median, ratio
-from benchmarks.report import save
+from benchmarks.paired import in_turn, ratio
+from benchmarks.report import command_line, median, save
 from launcher.files import cores
 
 WHOLE_BAR, OF_BASIC, OF_SUBMITIT = 1.10, 0.6, 0.2
@@ -82,11 +81,9 @@ def further(setting: Setting, few: int, many: int, rounds: int) -> dict[str, obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__, rounds=3)
     parser.add_argument("--siblings", type=int, default=8)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--many", type=int, default=MANY, help="a further sibling is told from 8 and so many")
     options = parser.parse_args()
     if options.quick:

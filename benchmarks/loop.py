@@ -7,7 +7,6 @@ the ratios of neighbouring segments. Run: python -m benchmarks.loop [--quick]
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import tempfile
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
@@ -128,9 +127,7 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     logging.getLogger("launcher").setLevel(logging.ERROR)
     segments, steps = (2, 60) if options.quick else (30, 300)
     with tempfile.TemporaryDirectory() as directory:

@@ -7,7 +7,6 @@ Run: python -m benchmarks.tracking [--quick] [TRACKER ...]
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from launcher.branch.effect import build_task
 from launcher.config import Config
@@ -103,8 +102,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__)
     parser.add_argument(
         "trackers", nargs="*", metavar="TRACKER", help=f"default: of {', '.join(TRACKERS)}, those installed"
     )

@@ -229,7 +229,9 @@ class TestBranching:
         assert heavy["loss.weight"] == ["unknown", 0.5]
         compared = empty.launcher("compare", "--json")
         assert compared.status == 0, compared.err
-        assert json.loads(compared.out)["baseline"] == "weights"
+        told = json.loads(compared.out)
+        assert told["baseline"] == "weights"
+        assert "takes over less than all of its trunk" in told["proof"]["text"]
 
     def test_streams_need_the_seed_that_nobody_knows(self, foreign: Foreign, empty: Tiny) -> None:
         place = f"branch.from_checkpoint={foreign.directory / 'full.pt'}"

@@ -222,8 +222,9 @@ def _wait_again(directory: RunDirectory) -> None:
         lease = Lease(directory, utc_now(), only_after=last.token if last is not None else None)
         try:
             record = read_run(directory.path).record
-            record.state = "queued"
-            record.write(directory.path, lease.aside())
+            if record.state != "finished":  # By somebody else, since it was checked.
+                record.state = "queued"
+                record.write(directory.path, lease.aside())
         finally:
             lease.release()
 

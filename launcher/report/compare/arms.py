@@ -31,6 +31,11 @@ class Arm:
         return self.first.record.branch_type in {"control", "stream"}
 
     @property
+    def is_unchanged(self) -> bool:
+        """Whether it has no factor; one that takes over less than all of its trunk is no control for that."""
+        return self.first.record.kind == "branch" and not self.factors
+
+    @property
     def factors(self) -> dict[str, list[Any]]:
         """What was changed: dotted key to [the trunk's value, the own value]."""
         first = self.first.record

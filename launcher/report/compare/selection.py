@@ -181,7 +181,7 @@ def _baseline(outputs: Path, arms: Sequence[Arm], named: str | None, notes: list
     # A run that is compared with one outside the set says nothing where others name one inside.
     inside = told & own
     candidates = sorted(str(one) for one in (inside or told))
-    unchanged = [arm for arm in arms if arm.first.record.kind == "branch" and not arm.factors]
+    unchanged = [arm for arm in arms if arm.is_unchanged]
     if not candidates and len(unchanged) == 1:
         notes.append(
             f"There is no control; the baseline is {unchanged[0].name}, in which nothing was changed."
