@@ -29,7 +29,7 @@ from launcher.fanout.written import (
     write_launches,
 )
 from launcher.findings import finding_of, render_findings
-from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher, left_to
+from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
 
@@ -130,8 +130,7 @@ def launch(
             returned, ended = start.here(run, canary)
         except (KeyboardInterrupt, SystemExit, LauncherError) as error:
             leaving, ended = error, getattr(error, "outcomes", [])
-        places = {one.id: one.directory for one in siblings}
-        outcomes = {each.id: left_to(each, places[each.id]) for each in ended}
+        outcomes = {each.id: each for each in ended}
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
@@ -159,7 +158,7 @@ class _Start:
             return [], self._kept_back(ended)
         if canary is not None:
             _, first = self._by_hydra(1, f"fanout.until={STEPS}")
-            if not first or first[0].status:
+            if not first or first[0].status != 0:
                 return [], self._kept_back(first)
         return self._by_hydra(len(self.wanted))
 
@@ -186,7 +185,7 @@ class _Start:
 def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome]) -> int:
     """0, 1 if a sibling failed, or 128 + the number of the signal that a person stopped all of them with."""
     stopped = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    ended = {each.status for each in outcomes.values() if not each.elsewhere}
+    ended = {each.status for each in outcomes.values()}
     if by_hand := [status for status in ended if status in stopped]:
         return by_hand[0] or 1
     states = {end_state(one, outcomes)[0] for one in candidates}

@@ -17,7 +17,6 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory
-from launcher.lease import holder
 from launcher.lineage import RunRecord, read_run
 from launcher.process import Process
 
@@ -123,22 +122,6 @@ class Outcome:
     """Whether it is a job that nobody waited for."""
     elsewhere: bool = False
     """Whether another process was faster and trains it; then it is left to that one, and nothing failed."""
-
-
-def left_to(outcome: Outcome, directory: Path) -> Outcome:
-    """The outcome; of a sibling whose process gave way to a living one, that this is so.
-
-    Args:
-        outcome: how the process ended that was started here.
-        directory: the run's.
-    """
-    # A signal's end is its own; the process may have left others behind that end a moment later.
-    if not outcome.status or outcome.status >= 128:
-        return outcome
-    there = holder(RunDirectory(directory))
-    if there is None or not there.alive:
-        return outcome
-    return Outcome(outcome.id, None, str(there), elsewhere=True)
 
 
 class Job(Protocol):

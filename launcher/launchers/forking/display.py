@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.launchers.forking.ending import last_lines, read_record, settle
+from launcher.launchers.forking.ending import last_lines, left_to, read_record, settle
 from launcher.launchers.forking.fork_server import Ended
 from launcher.launchers.forking.stopping import Stopping
-from launcher.launchers.sibling import Outcome, Sibling, left_to
+from launcher.launchers.sibling import Outcome, Sibling
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 
@@ -83,11 +83,10 @@ class Display:
     def ended(self, sibling: Sibling, ended: Ended) -> Outcome:
         """A sibling's process has ended: see that its record says so, and tell."""
         line = self._lines[sibling.id]
-        other = left_to(Outcome(sibling.id, ended.status), sibling.directory)
-        if other.elsewhere:
-            line.state, line.note = "running elsewhere", other.reason
-            self._say(f"{sibling.id}: running elsewhere: {other.reason}")
-            return other
+        if other := left_to(ended, sibling.directory):
+            line.state, line.note = "running elsewhere", other
+            self._say(f"{sibling.id}: running elsewhere: {other}")
+            return Outcome(sibling.id, None, other, elsewhere=True)
         reason = settle(sibling.directory, ended, self._asked)
         record = read_record(sibling.directory)
         line.state = record.state if record is not None else "failed" if ended.status else "finished"
