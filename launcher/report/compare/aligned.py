@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from launcher.lineage import Run, State
-from launcher.trackers.metrics_window import Numbering, last_values
+from launcher.trackers.metrics_window import BRANCH_STEPS, Numbering, last_values
 
 WINDOW = 100
 """Logged values that an interval over steps looks back on, where there is one stream only."""
@@ -106,7 +106,8 @@ def _shared(
     """The last step that all have who count, or most of them; ``curves`` are cut there."""
     pool = _who_counts([one for one in sources if curves.get(one.run.id)], curves, at)
     last = {one.run.id: next(iter(curves[one.run.id])) for one in pool}
-    furthest = max(last.values(), default=0)
+    # The trunk may go on as long as it likes: it is compared where its branches end.
+    furthest = max((last[one.run.id] for one in pool if one.numbering == BRANCH_STEPS), default=0)
     step = _cut(sources, pool, metric, curves)
     if step is None and pool:
         agreeing = _most(pool, metric, at)

@@ -44,10 +44,11 @@ def _sentence(one: Uneven, metrics: Sequence[str]) -> str:
 
 
 def _what_to_do(one: Uneven, runs: Mapping[str, Run]) -> str:
-    lengths = {run.id: run.record.end_step - run.record.start_step for run in runs.values()}
-    others = [length for run, length in lengths.items() if run not in one.last] or list(lengths.values())
+    branches = (run for run in runs.values() if run.record.kind == "branch")
+    lengths = {run.id: run.record.end_step - run.record.start_step for run in branches}
+    others = [length for run, length in lengths.items() if run not in one.last] or [*lengths.values(), 0]
     usual = max(others, key=lambda length: (others.count(length), length))
-    odd = sorted({lengths[run] for run in one.last} - {usual})
+    odd = sorted({lengths.get(run, usual) for run in one.last} - {usual})
     if odd:
         takes = f"{', '.join(map(str, odd))} steps and not {usual}"
         return (
