@@ -239,6 +239,13 @@ class TestAlignment:
         assert "treated-id (up to +11)" in comparison.missing[0]
         assert "training.validate_every" in comparison.missing[0]
 
+    def test_a_trunk_that_ends_before_its_branches_wants_a_control(self, tmp_path: Path) -> None:
+        trunk(tmp_path, ERROR, lambda step: 10.0 + step, end=30)
+        sibling(tmp_path, "treated", 0, {ERROR: wave(0.0)})
+        comparison = compare(tmp_path, [], Asked())
+        assert rows(comparison)["treated", ERROR].branch_step == 10
+        assert comparison.notes[1].endswith("goes as far as the others: fanout.control=true")
+
     def test_smoothing_is_a_mean_over_shared_steps(self, tmp_path: Path) -> None:
         pair(tmp_path)
         mean = np.mean([wave(-0.5)(stream, step) for stream in range(3) for step in range(16, 21)])

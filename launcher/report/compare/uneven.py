@@ -44,6 +44,8 @@ def _sentence(one: Uneven, metrics: Sequence[str]) -> str:
 
 
 def _what_to_do(one: Uneven, runs: Mapping[str, Run]) -> str:
+    if any(runs[run].record.kind != "branch" for run in one.last):
+        return "its own continuation goes as far as the others: fanout.control=true"
     branches = (run for run in runs.values() if run.record.kind == "branch")
     lengths = {run.id: run.record.end_step - run.record.start_step for run in branches}
     others = [length for run, length in lengths.items() if run not in one.last] or [*lengths.values(), 0]
