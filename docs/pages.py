@@ -120,7 +120,7 @@ def _text(name: str) -> str:
 
 def commands() -> str:
     """What ``launcher COMMAND --help`` says, of every command."""
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = "86"  # As wide as the page.
     [verbs] = [one for one in cli._parser()._actions if isinstance(one, argparse._SubParsersAction)]
     parts = ["# Commands\n", f"{cli.__doc__}\n"]
     for name, verb in verbs.choices.items():

@@ -24,7 +24,11 @@ from tests.tiny_process import ROOT, Ended
 CORE = "core"
 GROUP = "checkpoint-20-experiments"
 ELSEWHERE = Path(__file__).with_name("trained_elsewhere.py")
+CONTROL = f"multirun_outputs/{GROUP}/control-????????"
 CHECKPOINT = "multirun_outputs/trunks/trunk-*/checkpoints/checkpoint_step_40.pt"
+
+
+RERUN = ("branch.from_step=20", "loss=smoothed", "fanout.if_exists=rerun")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ def _search(name: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _branch(*overrides: str) -> tuple[str, ...]:
-    return ("python", "train.py", "branch.from_step=20", "loss=smoothed", *overrides)
+def _tracked_by(tracker: str) -> tuple[str, ...]:
+    return ("python", "train.py", *RERUN, f"tracker={{{tracker}:{{}}}}")
 
 
 # The buckets and hubs are a server on this machine that has nothing.
@@ -54,9 +58,9 @@ FEATURES = (
     Feature("gs", ("python", "train.py", "branch.from_checkpoint=gs://bucket/x.pt"), "nothing is there", 2),
     Feature("hf", ("python", "train.py", "branch.from_checkpoint=hf://me/model/x.pt"), "nothing is there", 2),
     Feature("s3", ("python", "train.py", "branch.from_checkpoint=s3://bucket/x.pt"), "nothing is there", 2),
-    Feature("mlflow", _branch("tracker={mlflow:{}}", "branch.tags=[mlflow]"), "(finished)"),
-    Feature("tensorboard", _branch("tracker={tensorboard:{}}", "fanout.if_exists=rerun"), "(finished)"),
-    Feature("trackio", _branch("tracker={trackio:{}}", "fanout.if_exists=rerun"), "(finished)"),
+    Feature("mlflow", _tracked_by("mlflow"), "(finished)"),
+    Feature("tensorboard", _tracked_by("tensorboard"), "(finished)"),
+    Feature("trackio", _tracked_by("trackio"), "(finished)"),
     Feature("report", ("launcher", "report", GROUP, "--png"), "report.html"),
     Feature(
         "safetensors", ("launcher", "convert", CHECKPOINT, "converted.safetensors"), "converted.safetensors"
@@ -64,7 +68,7 @@ FEATURES = (
     Feature("search", _search("searched"), "best trial"),
     Feature(
         "vertex",
-        ("python", "train.py", "-m", "hydra/launcher=vertex", "branch.from_step=20", "loss=smoothed"),
+        ("python", "train.py", "-m", "hydra/launcher=vertex", *RERUN),
         "no credentials for Google Cloud",
         2,
     ),
@@ -158,14 +162,14 @@ def examine(name: str, wheel: Path, place: Path, address: str) -> list[str]:
 
 def trained(stranger: Stranger) -> Iterator[str]:
     """What goes wrong where no extra is needed: a trunk, its branches, the proof and the answer."""
-    siblings = ("branch.from_step=20", "loss=plain,smoothed", "fanout.repeats=2")
+    siblings = ("branch.from_step=20", "loss=plain,smoothed", "fanout.repeats=2", "tracker={wandb:{}}")
     for command in (
-        (stranger.python, "train.py"),
-        (stranger.python, "train.py", "-m", *siblings),
-        ("launcher", "verify", "control"),
+        ("python", "train.py"),
+        ("python", "train.py", "-m", *siblings),
+        ("launcher", "verify", CONTROL),
         ("launcher", "compare"),
     ):
-        ended = stranger.run(*command)
+        ended = stranger.run(*found(command, stranger.project))
         if ended.status:
             yield told(command, ended)
     ended = stranger.pip("check")
@@ -199,8 +203,8 @@ def features(stranger: Stranger, name: str) -> Iterator[str]:
 
 
 def found(command: tuple[str, ...], project: Path) -> list[str]:
-    """A command with the one file that a pattern in it means."""
-    return [next(map(str, project.glob(one)), one) if "/trunk-*/" in one else one for one in command]
+    """A command with the one path that a pattern in it means."""
+    return [str(next(project.glob(one), one)) if one in (CONTROL, CHECKPOINT) else one for one in command]
 
 
 def told(command: tuple[object, ...], ended: Ended) -> str:

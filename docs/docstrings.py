@@ -1,20 +1,26 @@
-"""An extension of Griffe: what docstrings refer to in reST (``:class:`Task```) as links of Markdown."""
+"""An extension of Griffe, which reads the docstrings: what it shows as a reader of the manual wants it.
+
+Roles of reST (``:class:`Task```) become links, and a default is shown as its value, not as what makes it.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Attribute, Extension, Object
 
 _ROLE = re.compile(r":(?:class|func|mod|data|meth|attr):`(?P<short>~?)(?P<name>[\w.]+)`")
+_EMPTY = {"field(default_factory=list)": "[]", "field(default_factory=dict)": "{}"}
 
 
-class Roles(Extension):
-    """Rewrites the roles in every docstring. What has no page of its own stays plain code."""
+class Docstrings(Extension):
+    """Called once for each module, class, function and attribute."""
 
     def on_instance(self, *, obj: Object, **_: Any) -> None:
-        """Called once for each module, class, function and attribute."""
+        """Rewrite what is said of it. What a role names and no page has stays plain code."""
+        if isinstance(obj, Attribute):
+            obj.value = _EMPTY.get(str(obj.value), obj.value)
         if obj.docstring is None:
             return
 
