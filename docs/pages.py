@@ -94,9 +94,10 @@ def _reference_pages() -> dict[str, str]:
     for page in sorted((ROOT / "docs" / "reference").glob("*.md")):
         for match in _DOCUMENTED.finditer(page.read_text(encoding="utf-8")):
             module = Path(*match["name"].split("."))
-            while not (ROOT / module).with_suffix(".py").is_file() and module.parts:
+            while module.parts and not (ROOT / module).with_suffix(".py").is_file():
                 module = module.parent
-            pages.setdefault(module.with_suffix(".py").as_posix(), f"reference/{page.name}")
+            if module.parts:
+                pages.setdefault(module.with_suffix(".py").as_posix(), f"reference/{page.name}")
     return pages
 
 
