@@ -74,6 +74,7 @@ FEATURES = (
     ),
     Feature("wandb-reports", ("launcher", "report", GROUP, "--wandb"), "report"),
 )
+LIGHTEST = next(one for one in FEATURES if one.extra == "safetensors")
 TRAINED_ELSEWHERE = ("huggingface", "lightning")
 """Extras with whose library a checkpoint is made; reading it needs none."""
 
@@ -180,26 +181,41 @@ def trained(stranger: Stranger) -> Iterator[str]:
 def features(stranger: Stranger, name: str) -> Iterator[str]:
     """What goes wrong with the features of an extra; of the core, with those that it does not have."""
     for feature in FEATURES:
-        if name not in (CORE, "all", feature.extra):
-            continue
-        ended = stranger.run(*found(feature.command, stranger.project))
-        refused = f"pip install 'checkpoint-launcher[{feature.extra}]'" in ended.said
-        if name == CORE:
-            good = ended.status == 2 and refused and "Traceback" not in ended.said
-        else:
-            good = ended.status == feature.status and feature.says in ended.said and not refused
-        print(f"  {feature.extra}: {'refused' if refused else 'works' if good else 'BAD'}", flush=True)
-        if not good:
-            yield told(feature.command, ended)
+        if name in (CORE, "all", feature.extra):
+            yield from tried(stranger, feature, name != CORE)
+    if name == CORE:
+        # The command of the message, where this version is on no index: what is installed is taken.
+        ended = stranger.pip(
+            "install", "-c", ROOT / "constraints.txt", f"checkpoint-launcher[{LIGHTEST.extra}]"
+        )
+        yield from [told(("pip", "install"), ended)] if ended.status else tried(stranger, LIGHTEST, True)
     for library in TRAINED_ELSEWHERE:
-        if name not in ("all", library):
-            continue
-        made = stranger.run(stranger.python, ELSEWHERE, library)
-        looked = stranger.launcher("inspect", made.out.split()[-1] if made.out else library)
-        good = looked.status == 0 and library in looked.said
-        print(f"  {library}: {'a checkpoint of it is read' if good else 'BAD'}", flush=True)
-        if not good:
-            yield told((str(ELSEWHERE), library), made) + told(("launcher", "inspect"), looked)
+        if name in ("all", library):
+            yield from read_checkpoint(stranger, library)
+
+
+def tried(stranger: Stranger, feature: Feature, there: bool) -> Iterator[str]:
+    """What goes wrong with a feature whose extra is there, or is not."""
+    ended = stranger.run(*found(feature.command, stranger.project))
+    refused = f"pip install 'checkpoint-launcher[{feature.extra}]'" in ended.said
+    if there:
+        good = ended.status == feature.status and feature.says in ended.said and not refused
+    else:
+        good = ended.status == 2 and refused
+    good = good and "Traceback" not in ended.said
+    print(f"  {feature.extra}: {'BAD' if not good else 'works' if there else 'refused'}", flush=True)
+    if not good:
+        yield told(feature.command, ended)
+
+
+def read_checkpoint(stranger: Stranger, library: str) -> Iterator[str]:
+    """What goes wrong with a checkpoint that a library makes in that environment."""
+    made = stranger.run(stranger.python, ELSEWHERE, library)
+    looked = stranger.launcher("inspect", made.out.split()[-1] if made.out else library)
+    good = looked.status == 0 and library in looked.said
+    print(f"  {library}: {'a checkpoint of it is read' if good else 'BAD'}", flush=True)
+    if not good:
+        yield told((str(ELSEWHERE), library), made) + told(("launcher", "inspect"), looked)
 
 
 def found(command: tuple[str, ...], project: Path) -> list[str]:
