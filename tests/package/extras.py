@@ -59,6 +59,9 @@ FEATURES = (
     Feature("hf", ("python", "train.py", "branch.from_checkpoint=hf://me/model/x.pt"), "nothing is there", 2),
     Feature("s3", ("python", "train.py", "branch.from_checkpoint=s3://bucket/x.pt"), "nothing is there", 2),
     Feature("mlflow", _tracked_by("mlflow"), "(finished)"),
+    Feature(
+        "mlflow", ("python", "train.py", "branch.from_checkpoint=mlflow://0123/x.pt"), "cannot be fetched", 2
+    ),
     Feature("tensorboard", _tracked_by("tensorboard"), "(finished)"),
     Feature("trackio", _tracked_by("trackio"), "(finished)"),
     Feature("report", ("launcher", "report", GROUP, "--png"), "report.html"),
@@ -85,6 +88,7 @@ class _Nothing(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.send_response(404)
         self.send_header("Content-Length", "0")
+        self.send_header("X-Error-Code", "RepoNotFound")  # Hugging Face's hub says it so.
         self.end_headers()
 
     do_GET = do_HEAD = do_POST = _answer  # noqa: N815

@@ -5,6 +5,7 @@ The libraries are those of these tests, so that nothing is downloaded; ``make ex
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -22,6 +23,7 @@ from tests.package.stranger import Stranger, build_wheel
 from tests.tiny_process import ROOT
 
 GROUP = "checkpoint-20-experiments"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 NOT_FOR_USERS = {"all", "dev", "docs"}
 
 
@@ -67,8 +69,9 @@ def test_the_wheel_has_the_package_and_nothing_else(wheel: Path) -> None:
 
 def test_the_metadata_say_what_it_is(wheel: Path) -> None:
     about = metadata(wheel)
-    assert Version(about["Version"]).release[0] == 0
-    assert (about["Name"], about["License-Expression"]) == ("checkpoint-launcher", "Apache-2.0")
+    assert Version(VERSION).major == 0
+    assert (about["Name"], about["Version"]) == ("checkpoint-launcher", VERSION)
+    assert about["License-Expression"] == "Apache-2.0"
     assert about["Requires-Python"] == ">=3.11"
     classifiers = about.get_all("Classifier", [])
     assert "Typing :: Typed" in classifiers
@@ -97,6 +100,9 @@ def test_a_project_of_its_own_branches_compares_and_reports(trunk: Stranger) -> 
         path.parent.name for path in (trunk.project / "multirun_outputs" / GROUP).glob("*/run.json")
     )
     assert len(names) == 4
+    for name in names:
+        record = json.loads((trunk.project / "multirun_outputs" / GROUP / name / "run.json").read_text())
+        assert record["environment"]["launcher"] == VERSION
     [control] = [name for name in names if name.startswith("control-") and "stream" not in name]
     for arguments, said in (
         (["verify", control], "exact: "),
