@@ -83,7 +83,8 @@ def _page_of(name: str, files: Files) -> str | None:
     if name in COPIED:
         return COPIED[name]
     inside = name.removeprefix("docs/")
-    if inside != name and files.get_file_from_path(inside) is not None:
+    shown = files.get_file_from_path(inside) if inside != name else None
+    if shown is not None and shown.inclusion.is_included():
         return inside
     return _reference_pages().get(name)
 
