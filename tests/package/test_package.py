@@ -5,7 +5,7 @@ The libraries are those of these tests, so that nothing is downloaded; ``make ex
 
 from __future__ import annotations
 
-import json
+import re
 import subprocess
 import sys
 import sysconfig
@@ -44,9 +44,10 @@ def stranger(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Stranger:
 
 
 @pytest.fixture(scope="module")
-def trunk(stranger: Stranger) -> Stranger:
-    done = stranger.train()
-    assert done.status == 0, done.err
+def siblings(stranger: Stranger) -> Stranger:
+    for arguments in ([], ["-m", "branch.from_step=20", "loss=plain,smoothed", "fanout.repeats=2"]):
+        done = stranger.train(*arguments)
+        assert done.status == 0, done.err
     return stranger
 
 
@@ -93,16 +94,10 @@ def test_the_repository_is_not_seen(stranger: Stranger) -> None:
     assert str(ROOT) not in path
 
 
-def test_a_project_of_its_own_branches_compares_and_reports(trunk: Stranger) -> None:
-    done = trunk.train("-m", "branch.from_step=20", "loss=plain,smoothed", "fanout.repeats=2")
-    assert done.status == 0, done.err
-    names = sorted(
-        path.parent.name for path in (trunk.project / "multirun_outputs" / GROUP).glob("*/run.json")
-    )
+def test_a_project_of_its_own_branches_compares_and_reports(siblings: Stranger) -> None:
+    runs = siblings.project / "multirun_outputs" / GROUP
+    names = sorted(path.parent.name for path in runs.glob("*/run.json"))
     assert len(names) == 4
-    for name in names:
-        record = json.loads((trunk.project / "multirun_outputs" / GROUP / name / "run.json").read_text())
-        assert record["environment"]["launcher"] == VERSION
     [control] = [name for name in names if name.startswith("control-") and "stream" not in name]
     for arguments, said in (
         (["verify", control], "exact: "),
@@ -110,12 +105,24 @@ def test_a_project_of_its_own_branches_compares_and_reports(trunk: Stranger) -> 
         (["tree"], "at step 20"),
         (["report", GROUP], "report.html"),
     ):
-        ended = trunk.launcher(*arguments)
+        ended = siblings.launcher(*arguments)
         assert (ended.status, ended.err) == (0, "")
         assert said in ended.said
-    page = (trunk.project / "multirun_outputs" / GROUP / "report.html").read_text()
+    page = (runs / "report.html").read_text()
     assert "smoothed-loss" in page
     assert "plotly" in page
+
+
+def test_a_sibling_by_another_version_is_refused(siblings: Stranger) -> None:
+    [file] = siblings.packages.glob("checkpoint_launcher-*.dist-info/METADATA")
+    was = file.read_text()
+    file.write_text(was.replace(f"\nVersion: {VERSION}\n", "\nVersion: 99.0.0\n"))
+    try:
+        ended = siblings.train("branch.from_step=20", "loss=smoothed", "optimizer.lr=1e-3")
+    finally:
+        file.write_text(was)
+    assert ended.status == 2
+    assert re.search(rf"launcher\W+99\.0\.0\W+{re.escape(VERSION)}, as its sibling", ended.said), ended.said
 
 
 def test_every_module_can_be_imported(stranger: Stranger) -> None:
