@@ -31,10 +31,10 @@ format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-docs: $(INSTALLED) ## guides and API reference as a site, all links checked: site/index.html
+docs: $(INSTALLED) ## guides and API reference as a site, its links checked: site/index.html
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean
 
-extras: $(INSTALLED) ## the wheel in an empty environment, alone and with each extra alone; downloads gigabytes, EXTRA=name for one
+extras: $(INSTALLED) ## the wheel in empty environments, alone and with each extra, or with EXTRA=name; downloads gigabytes
 	$(PY) -m tests.package.extras $(EXTRA)
 
 bench: $(INSTALLED) ## the measurements behind the numbers in docs
