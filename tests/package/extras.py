@@ -154,7 +154,7 @@ def examine(name: str, wheel: Path, place: Path, address: str) -> list[str]:
     (place / "home").mkdir()
     what = str(wheel) if name == CORE else f"{wheel}[{name}]"
     begun = time.monotonic()
-    installed = stranger.pip("install", "--quiet", "-c", ROOT / "constraints.txt", what)
+    installed = stranger.pip("install", "--quiet", "--no-compile", "-c", ROOT / "constraints.txt", what)
     took = time.monotonic() - begun
     if installed.status:
         print(f"{name}: not installed", flush=True)
