@@ -28,7 +28,7 @@ from launcher.config import Config
 from launcher.recording import Recording
 from launcher.training.device import environment, prepare_process
 from launcher.training.distributed import Ranks
-from launcher.training.loop import train
+from launcher.training.loop import Unrecorded, train
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
 from launcher.training.rng import seed_all
@@ -68,7 +68,7 @@ class Bare:
             batch = self.task.batch(self.step)
             loss, metrics = self.task.loss(model, batch, self.step)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
@@ -80,7 +80,7 @@ class Bare:
         return time.perf_counter() - started
 
 
-class Timed:
+class Timed(Unrecorded):
     """The run's own hooks, with the clock read when a segment's first and last step are done."""
 
     def __init__(self, recording: Recording) -> None:
@@ -115,11 +115,11 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
         bare = Bare(config, build_task(config), directory / "bare.jsonl")
         warm = 3 * config.training.log_every
         # A segment's last step is logged and saved in any case, so the clock stops one step before it.
-        train(trainer, warm, config, hooks, interruption)
+        train(trainer, warm, config, hooks, interruption, Ranks())
         bare.segment(warm)
         for _ in range(segments):
             first = hooks.step
-            train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption)
+            train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
             ours = hooks.times[first + steps] - hooks.times[first + 1]
             theirs = bare.segment(steps - 1)
             pairs.append({"ours_s": ours, "bare_s": theirs, "ratio": theirs / ours})

@@ -27,7 +27,7 @@ from launcher.trackers.metrics_file import STEP, MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.training.device import prepare_process
 from launcher.training.distributed import Ranks
-from launcher.training.loop import train
+from launcher.training.loop import Unrecorded, train
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
 from launcher.training.rng import seed_all
@@ -41,7 +41,7 @@ TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 WITHOUT = "metrics.jsonl"
 
 
-class Switched:
+class Switched(Unrecorded):
     """The hooks of the training loop, logging to whichever trackers have their turn."""
 
     def __init__(self, ways: Mapping[str, Trackers]) -> None:

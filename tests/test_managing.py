@@ -172,6 +172,16 @@ class TestCancelAndRetry:
         assert started.end().status != 0
         assert states(tiny) == ["cancelled"] * 3
         assert sorted(run.record.step for run in branches(tiny)) == [20, 30, 30]
+        later = tmp_path / "later"
+        retried = tiny.start(
+            "retry", GROUP, f"--outputs={tiny.outputs}", module="launcher.cli",
+            prepare=[partial(tiny_faults.wait_at, 35, later)],
+        )  # fmt: skip
+        wait_until(lambda: states(tiny) == ["queued", "running", "running"], retried.process.is_alive)
+        assert len(json.loads(tiny.launcher("cancel", GROUP, "--json").out)) == 3
+        later.touch()
+        assert retried.end().status != 0
+        assert states(tiny) == ["cancelled"] * 3
         again = tiny.launcher("retry", GROUP)
         assert again.status == 0, again.err
         assert "3 launched again" in again.out

@@ -116,21 +116,22 @@ def _state(record: RunRecord, last: Holder | None, launch: Launch | None, job: J
     if launch is not None and launch.job_id is not None and record.state in {"queued", "running"}:
         return "queued", f"job {launch.job_id}; {system_of(launch.job_id)} cannot be asked here"
     if record.state == "queued":
-        return _waiting(launch)
+        return _waiting(record, launch)
     if record.state == "failed":
         return "failed", first_line(record.error)
     return ("interrupted" if record.starts else "not started"), first_line(record.error)
 
 
-def _waiting(launch: Launch | None) -> tuple[str, str]:
+def _waiting(record: RunRecord, launch: Launch | None) -> tuple[str, str]:
+    left = "interrupted" if record.starts else "not started"
     if launch is None:
-        return "not started", ""
+        return left, ""
     by = launch.by
     if not by.here:
         return "queued", f"process {by.pid} on {by.host} is launching it"
     if by.there and by.pid != os.getpid():
         return "queued", f"process {by.pid} is launching it"
-    return "not started", "its launcher is gone"
+    return left, "its launcher is gone"
 
 
 def launch_of(directory: RunDirectory) -> Launch | None:
