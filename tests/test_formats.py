@@ -444,3 +444,16 @@ def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> N
 
 def test_the_libraries_that_write_are_not_needed_to_read(foreign: Foreign) -> None:
     assert not {"transformers", "accelerate", "lightning"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "paths", [("ckpt.pt", "w.safetensors"), ("weights_step_20.safetensors", "ours")], ids=["write", "read"]
+)
+def test_without_safetensors_its_extra_is_named(
+    foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ConfigError) as caught:
+        convert(foreign.directory / paths[0], tmp_path / paths[1])
+    assert caught.value.do == ("pip install 'checkpoint-launcher[safetensors]'",)
+    assert list(tmp_path.iterdir()) == []

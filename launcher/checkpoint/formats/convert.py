@@ -12,6 +12,7 @@ from torch import Tensor
 from launcher import files, layout
 from launcher.checkpoint.formats.known import described, load, recognise
 from launcher.checkpoint.formats.own import Own
+from launcher.checkpoint.formats.values import safetensors_torch
 from launcher.checkpoint.manifest import StoredFile, write_manifest
 from launcher.checkpoint.sink import write_state
 from launcher.errors import ConfigError
@@ -65,8 +66,7 @@ def _free(path: Path) -> Path:
 
 
 def _write_safetensors(state: dict[str, Any], to: Path) -> None:
-    from safetensors.torch import save_file
-
+    library = safetensors_torch(to)
     # safetensors refuses tensors that share memory, as tied weights do.
     tensors = {
         name: tensor.detach().clone().contiguous()
@@ -74,4 +74,4 @@ def _write_safetensors(state: dict[str, Any], to: Path) -> None:
         if isinstance(tensor, Tensor)
     }
     with files.written_aside(to) as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        library.save_file(tensors, temporary, {"format": "pt"})

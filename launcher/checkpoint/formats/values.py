@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,16 +52,10 @@ class Values:
     def safetensors(self, path: Path) -> dict[str, Any]:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
         safetensors_header(path)
+        library = safetensors_torch(path)
         try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ConfigError(
-                "Reading safetensors needs the package of that name.",
-                where=str(path),
-                do="pip install safetensors",
-            ) from error
-        try:
-            return load_file(path)
+            tensors: dict[str, Any] = library.load_file(path)
+            return tensors
         except Exception as error:
             refuse(path, str(error), "a safetensors file")
 
@@ -111,6 +106,23 @@ class Values:
             unsafe = sorted(unknown - {name for _, name in self._allowed})
         if unsafe:
             raise refused_classes(path, unsafe)
+
+
+def safetensors_torch(path: Path) -> ModuleType:
+    """The library for safetensors, to read or write ``path``.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ConfigError(
+            "Tensors of safetensors files need the package of that name.",
+            where=str(path),
+            found="it is not installed",
+            do="pip install 'checkpoint-launcher[safetensors]'",
+        ) from error
 
 
 def _class(name: str) -> Any:
