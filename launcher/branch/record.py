@@ -12,6 +12,15 @@ from launcher.layout import RunDirectory
 from launcher.lineage import Parent, RunRecord, State, read_run
 
 
+RESHARDING = ("launch.nproc", "launch.shard")
+"""Keys that say how a run's state is divided."""
+
+
+def resharded(plan: Plan) -> dict[str, list[Any]]:
+    """How the state of the branch point was divided, and how it is here, where these differ."""
+    return {key: [*plan.differences[key]] for key in RESHARDING if key in plan.differences}
+
+
 def going_on(directory: RunDirectory) -> RunRecord | None:
     """The record that is there, of a run that goes on; None for a new one.
 
@@ -64,6 +73,7 @@ def new_record(
         overrides=list(plan.declared.overrides),
         declared={key: plain_value(value) for key, value in plan.declared.values.items()},
         differences={key: [left, right] for key, (left, right) in plan.differences.items()},
+        resharded=resharded(plan),
         findings=[finding.to_json() for finding in findings],
         environment=environment,
         allowed=list(plan.config.fanout.allow),

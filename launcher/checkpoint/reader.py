@@ -21,10 +21,10 @@ def read_state(
     """The state in a checkpoint, as it was saved.
 
     On the CPU its tensors are pages of the file, read when they are first touched; writing to them does
-    not change the file.
+    not change the file. Of a directory of shards they are read whole.
 
     Args:
-        checkpoint: the file; its manifest lies beside it.
+        checkpoint: the file or directory; its manifest lies beside it.
         device: where the tensors go.
         digests: check every byte first. Without, only that the checkpoint is complete: for a file that
             :func:`launcher.checkpoint.verify.newest_good` or ``verify_file`` just approved.
@@ -33,6 +33,13 @@ def read_state(
         CheckpointError: it is incomplete or damaged, or holds something that would have to be executed.
     """
     manifest = verify_file(checkpoint) if digests else complete_manifest(checkpoint)
+    if manifest.parts:
+        # It needs torch.distributed, which takes time to import.
+        from launcher.checkpoint.shards import read_shards
+
+        state: Any = read_shards(checkpoint)
+        _compare(checkpoint, state, manifest)
+        return mapped(state, Tensor, lambda _, tensor: tensor.to(device))
     try:
         state = torch.load(checkpoint, map_location=device, mmap=True, weights_only=True)
     except MemoryError:
