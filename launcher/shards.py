@@ -1,4 +1,4 @@
-"""What the other ranks of a run do where its state is divided: they save, and describe, together with rank 0."""
+"""Where a run's state is divided, the other ranks save and describe it together with rank 0."""
 
 from __future__ import annotations
 

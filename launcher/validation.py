@@ -65,6 +65,11 @@ def validate(config: Any) -> None:
             found="checkpoint.best_metric=null",
             do="name one: checkpoint.best_metric=val/token_accuracy",
         )
+    _validate_shard(config)
+    _validate_branch(config.branch)
+
+
+def _validate_shard(config: Any) -> None:
     if config.launch.shard and config.launch.nproc == 1:
         raise ConfigError(
             "launch.shard=true divides the state among processes, and there is only one.",
@@ -77,7 +82,6 @@ def validate(config: Any) -> None:
             found=f"checkpoint.artifact={config.checkpoint.artifact}",
             do="checkpoint.artifact=none; `launcher convert` makes one file of a checkpoint",
         )
-    _validate_branch(config.branch)
 
 
 _SMALLEST: Mapping[str, float] = {

@@ -15,6 +15,7 @@ from launcher.branch.plan import Plan
 from launcher.branch.record import new_record, resharded
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
+from launcher.differences import override
 from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
@@ -177,16 +178,12 @@ def _shares(plan: Plan, task: Task, model: torch.nn.Module) -> list[Finding]:
 
 def _resharded(plan: Plan) -> list[Finding]:
     """Whether the branch point's state is divided anew, so that the bits will not be the trunk's."""
-    return [
-        Finding(
-            "warning",
-            f"{key}={str(own).lower()}",
-            f"the state is resharded: {key} was {str(trunks).lower()}",
-            "",
-            "sums are taken in another order: equal to the trunk within tolerance, not exactly",
-        )
-        for key, (trunks, own) in resharded(plan).items()
-    ]
+    keys = resharded(plan)
+    if not keys:
+        return []
+    here, there = (" ".join(override(key, pair[one]) for key, pair in keys.items()) for one in (1, 0))
+    found = "the state is resharded: what follows is equal to the trunk within tolerance, not exactly"
+    return [Finding("warning", here, found, there, "")]
 
 
 def _undividable(plan: Plan, model: torch.nn.Module) -> list[Finding]:

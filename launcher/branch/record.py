@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.branch.declared import plain_value
-from launcher.branch.metadata import comparison, tags
+from launcher.branch.metadata import RESHARDING, comparison, tags
 from launcher.branch.plan import Plan
 from launcher.findings import Finding
 from launcher.layout import RunDirectory
 from launcher.lineage import Parent, RunRecord, State, read_run
-
-
-RESHARDING = ("launch.nproc", "launch.shard")
-"""Keys that say how a run's state is divided."""
 
 
 def resharded(plan: Plan) -> dict[str, list[Any]]:

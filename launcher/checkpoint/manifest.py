@@ -110,9 +110,9 @@ class Manifest:
     about: About
     content: Content
     file: StoredFile | None = None
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     parts: tuple[StoredFile, ...] = ()
     """The files of a directory that several processes wrote, each its shards; else none."""
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     @property
     def step(self) -> int:
@@ -275,8 +275,8 @@ def _parsed(plain: dict[str, Any], path: Path) -> Manifest:
         about,
         content,
         None if stored is None else _stored(Fields(stored, path, "file.")),
-        tuple(_stored(row) for row in take.rows("parts")) if "parts" in plain else (),
         take.of("created", str),
+        tuple(_stored(row) for row in take.rows("parts")) if "parts" in plain else (),
     )
 
 

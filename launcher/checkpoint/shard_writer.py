@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,7 @@ class ShardWriter(CheckpointWriter):
         files.flush_to_disk(path.parent)
         size = sum(part.bytes for part in manifest.parts)
         stored = StoredFile(path.name, size, parts_digest(manifest.parts))
-        whole = Manifest(manifest.about, manifest.content, stored, manifest.parts)
-        write_manifest(layout.manifest_of(path), whole, self._aside())
+        write_manifest(layout.manifest_of(path), replace(manifest, file=stored), self._aside())
 
     def _retain(self, just_saved: int) -> None:
         if self._peers.first:

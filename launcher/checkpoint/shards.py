@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
@@ -60,7 +61,7 @@ def write_shards(own: Division, directory: Path, peers: Peers) -> tuple[StoredFi
     writer = FileSystemWriter(directory)
     writer.fs = disk = _Disk()
     try:
-        dcp.save(entries, storage_writer=writer, planner=planner, process_group=peers.group)
+        save(entries, storage_writer=writer, planner=planner, process_group=peers.group)
     except CheckpointException as error:
         raise _cause(error) from error
     files = (one for part in peers.gathered(disk.written) for one in part.items())
@@ -98,7 +99,7 @@ def _structure(state: Mapping[str, Any]) -> Tensor:
 
 
 def _entries(value: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
-    """Each tensor, and each largest part without any, with its path as torch.distributed.checkpoint has it."""
+    """Each tensor, and each largest part without any, with its path as PyTorch's planner has it."""
     if isinstance(value, Tensor) or (path and not _holds_tensor(value)):
         yield path, value
     elif isinstance(value, Mapping):
@@ -124,7 +125,7 @@ def _sharded(rows: Tensor, shape: tuple[int, ...], peers: Peers) -> DTensor:
     return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=torch.Size(shape), stride=stride)
 
 
-class _Planner(dcp.DefaultSavePlanner):
+class _Planner(DefaultSavePlanner):
     """Takes entries that are named already; PyTorch's own naming does not look into tuples."""
 
     def __init__(self, entries: dict[str, Any], paths: dict[str, _Path]) -> None:

@@ -88,7 +88,7 @@ def division(state: Mapping[str, Any]) -> Division:
     def local(name: str, tensor: Tensor) -> Tensor:
         if not isinstance(tensor, DTensor):
             return tensor
-        own = tensor.detach().to_local()
+        own: Tensor = tensor.to_local().detach()
         if tensor.placements == (Shard(0),):
             shapes[name] = tuple(tensor.shape)
         elif tensor.placements != (Replicate(),):
@@ -101,15 +101,6 @@ def division(state: Mapping[str, Any]) -> Division:
         return own
 
     return Division(mapped(state, Tensor, local), shapes)
-
-
-def described(state: Mapping[str, Any], peers: Peers | None) -> Content:
-    """The digests of a whole state, wherever its parts are; those of a process of its own without peers.
-
-    Raises:
-        CheckpointError: the state holds something that a checkpoint cannot.
-    """
-    return describe(state) if peers is None else describe_divided(division(state), peers)
 
 
 def describe_divided(own: Division, peers: Peers, *, all_cores: bool = True) -> Content:
@@ -166,6 +157,6 @@ def _taken_in(own: Tensor, sizes: list[int], peers: Peers) -> str:
 def _send(own: Tensor, owner: int, peers: Peers) -> None:
     # Rows of a contiguous tensor are one piece already, of any size.
     for whole in byte_pieces(own):
-        for piece in whole.split(_PIECE):
+        for piece in torch.split(whole, _PIECE):
             _recent.append(piece)
             dist.send(piece, dst=owner, group=peers.group)

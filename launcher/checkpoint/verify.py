@@ -71,10 +71,11 @@ def _complete(checkpoint: Path, manifest: Manifest) -> list[tuple[Path, StoredFi
             expected=f"manifest of {checkpoint.name}",
             do="give a copied checkpoint and its manifest the names that they had",
         )
+    for part in manifest.parts:
+        if Path(part.name).name != part.name:
+            refuse(manifest_of(checkpoint), f"a part in another place: {part.name[:80]!r}", "names of files")
     there = [(checkpoint / part.name, part) for part in manifest.parts] or [(checkpoint, stored)]
     for path, part in there:
-        if path != checkpoint and path.parent != checkpoint:
-            refuse(manifest_of(checkpoint), f"a part in another place: {part.name[:80]!r}", "names of files")
         _whole(path, part)
     return there
 

@@ -233,7 +233,7 @@ class Ranks:
         return torch.device("cpu") if self.shard else device
 
     def divided(self, model: nn.Module) -> nn.Module:
-        """The model, divided among the ranks if it is to be; see :mod:`launcher.training.sharding`. Collective."""
+        """The model, divided among the ranks with ``launch.shard``. Collective."""
         if not self.shard:
             return model
         from launcher.training.sharding import shard

@@ -48,7 +48,7 @@ def own_rows(tensor: Tensor) -> Tensor:
 
 
 def divided(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state, as ``state_dict`` gives it, with the moments divided as the parameters are."""
+    """An optimizer's whole state with the moments divided as ``optimizer``'s parameters are."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
 
     def as_parameter(value: Any, parameter: Tensor) -> Any:
