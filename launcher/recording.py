@@ -237,7 +237,7 @@ class Recording:
             return
         if isinstance(error, LauncherError) and error.where is None:
             error.where = str(self.plan.directory.path)
-        with contextlib.suppress(LauncherError):  # The error that is already on its way came first.
+        with contextlib.suppress(Exception):  # The error that is already on its way came first.
             self._writer.close()
         state: State = "failed" if isinstance(error, Exception) else "interrupted"
         # A disk that is full cannot take the record either; the error itself is shown.

@@ -23,6 +23,7 @@ from launcher.checkpoint.shards import write_shards
 from launcher.checkpoint.together import Division, FailedElsewhere, Peers, describe_divided, division
 from launcher.checkpoint.writer import CheckpointWriter, is_there
 from launcher.config import CheckpointConfig
+from launcher.errors import LauncherError
 
 
 class ShardWriter(CheckpointWriter):
@@ -61,6 +62,11 @@ class ShardWriter(CheckpointWriter):
         super()._write(snapshot, about)
         if isinstance(self._failure, FailedElsewhere):
             self._failure = None
+
+    def _report(self, failure: BaseException) -> None:
+        # That another rank is gone shows in training too, where it is told in words.
+        if isinstance(failure, LauncherError):
+            super()._report(failure)
 
     def _publish(self, path: Path, state: dict[str, Any], about: About) -> None:
         peers, own = self._peers, Division(state, self._shapes)

@@ -171,14 +171,17 @@ class CheckpointWriter:
         except BaseException as error:
             self._failure = error
         if self._failure is not None:
-            # Logged as well: nobody may call check() any more.
-            _log.error("%s", self._failure)
+            self._report(self._failure)
             return
         self.saved = about.step
         try:
             self._retain(about.step)
         except Exception as error:
             _log.warning("older checkpoints were kept, because they could not be removed: %s", error)
+
+    def _report(self, failure: BaseException) -> None:
+        # Logged as well: nobody may call check() any more.
+        _log.error("%s", failure)
 
     def _publish(self, path: Path, state: dict[str, Any], about: About) -> None:
         content = describe(state, all_cores=False)
