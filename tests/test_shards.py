@@ -22,7 +22,7 @@ from launcher.errors import CheckpointError
 from launcher.lineage import Run
 from tests import tiny_ranks
 from tests.conftest import TrunkOf
-from tests.test_ranks import as_if_undisturbed, slurm
+from tests.test_ranks import as_if_undisturbed
 from tests.tiny_process import Tiny, digest, in_a_new_interpreter, manifests, metrics
 
 DEEP = "task._target_=tests.tiny_variants.DeepTask"
@@ -181,13 +181,6 @@ def test_started_by_torchrun(empty: Tiny, sharded: Tiny) -> None:
         *("-m", "tests.tiny_train", f"paths.outputs={empty.outputs}", *SHARDED),
     )
     assert ended.status == 0, ended.err
-    as_if_undisturbed(empty, sharded)
-
-
-def test_started_by_slurm(empty: Tiny, sharded: Tiny) -> None:
-    tasks = [empty.start(*SHARDED, environment=slurm(rank)) for rank in (1, 0)]
-    other, first = [one.end() for one in tasks]
-    assert (first.status, other.status, other.err) == (0, 0, ""), first.err
     as_if_undisturbed(empty, sharded)
 
 

@@ -87,7 +87,7 @@ class ShardWriter(CheckpointWriter):
         """Where the shards are written to; None if this very checkpoint is there."""
         if is_there(path, content):
             return None
-        temporary = files.temporary_path(path.absolute(), self._aside())
+        temporary = files.temporary_path(path, self._aside())
         temporary.mkdir()
         return temporary
 

@@ -35,7 +35,7 @@ _Path = tuple[str | int, ...]
 
 
 def write_shards(own: Division, directory: Path, peers: Peers) -> tuple[StoredFile, ...]:
-    """Write a state into ``directory``, which is new; its files, on all ranks. All ranks call it.
+    """Write a state into ``directory``, which is there and empty; its files. All ranks call it.
 
     Raises:
         OSError: the disk of some rank is full, read-only or failing.
@@ -167,6 +167,9 @@ class _Disk(FileSystem):
             yield stream
             stream.raise_failure()
         self.written[Path(path).name] = (stream.size, stream.digest)
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        """Rank 0 has made it. If it is gone, so is the right to write there."""
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
         """As the name says."""
