@@ -94,7 +94,7 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             origin: Origin
             if own is not None:
                 log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
-                trainer = resume(run_plan, task, read_state(own, digests=False), device, ranks)
+                trainer = resume(run_plan, task, _read(own, ranks), device, ranks)
                 origin = "own checkpoint"
             elif run_plan.point is not None:
                 trainer, origin = branch(run_plan, task, device, ranks), "branch point"
@@ -121,7 +121,12 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
 def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
     """The run as it would go on in another process, from what is on disk. Collective."""
     saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
-    return resume(plan, build_task(plan.config), read_state(saved), device, ranks)
+    return resume(plan, build_task(plan.config), _read(saved, ranks), device, ranks)
+
+
+def _read(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
+    """The state in a checkpoint of the run's own that is known to be whole."""
+    return read_state(checkpoint, digests=False, by_rows=ranks.shard)
 
 
 def _environment(config: Config, device: torch.device) -> dict[str, Any]:
@@ -219,7 +224,7 @@ def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Traine
     config = plan.config
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
-    state = load(plan.point.checkpoint, config.branch.allow_globals)
+    state = load(plan.point.checkpoint, config.branch.allow_globals, ranks.shard)
     model = _branch_model(plan, task, state["model_state_dict"], ranks.built_on(device))
     trainer = _trainer(plan, task, model, ranks)
     trainer.load_state_dict(taken := selected_state(state, config.branch))

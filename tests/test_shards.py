@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from launcher import files, layout
 from launcher.checkpoint.content import describe
+from launcher.checkpoint.formats.values import Values
 from launcher.checkpoint.manifest import read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
 from launcher.checkpoint.store import checkpoints
@@ -63,6 +65,28 @@ def test_its_digests_are_those_of_one_process(sharded: Tiny, tmp_path: Path) -> 
     state = torch.load(tmp_path / "one.pt", weights_only=True)
     assert describe(state) == manifest.content == verify_file(tmp_path / "one.pt").content
     assert state["model_state_dict"]["blocks.0.inner.weight"].shape == (5, 8)
+
+
+def test_of_the_moments_a_rank_reads_its_rows_only(sharded: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = at(sharded.trunk, 20)
+    whole = read_state(checkpoint)["optimizer_state_dict"]["state"]
+    by_rows = read_state(checkpoint, by_rows=True)["optimizer_state_dict"]["state"]
+    opened: list[Path] = []
+    original = Values.torch_bytes
+
+    def noted(values: Values, path: Path, start: int, length: int) -> object:
+        opened.append(path)
+        return original(values, path, start, length)
+
+    monkeypatch.setattr(Values, "torch_bytes", noted)
+    held = [(whole[one][name], by_rows[one][name]) for one in whole for name in ("exp_avg", "exp_avg_sq")]
+    for tensor, scattered in held:
+        count = len(tensor)
+        for start, stop in itertools.combinations(range(count + 1), 2):
+            assert torch.equal(scattered.rows(start, stop), tensor[start:stop])
+        opened.clear()
+        scattered.rows(0, (count + 1) // 2)
+        assert {path.name for path in opened} == {"__0_0.distcp"}
 
 
 def test_it_is_a_checkpoint_for_pytorch_and_for_every_verb(sharded: Tiny, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
 from launcher.checkpoint.formats.distributed import STRUCTURE, flat_entries
-from launcher.checkpoint.formats.values import Values
+from launcher.checkpoint.formats.values import Scattered, ScatteredValues
 from launcher.checkpoint.manifest import StoredFile
 from launcher.checkpoint.sink import Sink
 from launcher.checkpoint.together import Division, Peers
@@ -32,6 +32,8 @@ from launcher.checkpoint.tree import mapped
 from launcher.errors import CheckpointError
 
 _Path = tuple[str | int, ...]
+_MOMENTS = "optimizer_state_dict.state."
+"""Of the names of all that an optimizer keeps for its parameters."""
 
 
 def write_shards(own: Division, directory: Path, peers: Peers) -> tuple[StoredFile, ...]:
@@ -68,19 +70,27 @@ def write_shards(own: Division, directory: Path, peers: Peers) -> tuple[StoredFi
     return tuple(StoredFile(name, size, digest) for name, (size, digest) in sorted(files))
 
 
-def read_shards(directory: Path) -> dict[str, Any]:
-    """The state in a directory that :func:`write_shards` wrote, whole. Nothing in it is executed.
+def read_shards(directory: Path, by_rows: bool = False) -> dict[str, Any]:
+    """The state in a directory that :func:`write_shards` wrote. Nothing in it is executed.
+
+    Args:
+        directory: the checkpoint.
+        by_rows: leave the optimizer's moments where they are, as :class:`Scattered`.
 
     Raises:
         CheckpointError: it is damaged, or holds something that would have to be executed.
     """
-    opener = Values()
-    entries, _ = flat_entries(directory, opener)
+    entries, _ = flat_entries(directory, ScatteredValues())
+
+    def value(name: str, _: Tensor) -> Tensor | Scattered:
+        held: Scattered = entries[name]
+        return held if by_rows and held.shape and name.startswith(_MOMENTS) else held.whole()
+
     try:
-        packed = entries.pop(STRUCTURE)
+        packed = entries[STRUCTURE].whole()
         structure = torch.load(io.BytesIO(packed.numpy().tobytes()), weights_only=True)
-        return mapped(structure, Tensor, lambda name, _: entries[name])
-    except MemoryError:
+        return mapped(structure, Tensor, value)
+    except (MemoryError, CheckpointError):
         raise
     except Exception as error:
         raise CheckpointError(

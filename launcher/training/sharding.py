@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -47,15 +47,26 @@ def own_rows(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+class ByRows(Protocol):
+    """A tensor that lies elsewhere, and of which some rows can be had."""
+
+    shape: torch.Size
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Rows from ``start`` up to, and without, ``stop``."""
+        ...
+
+
 def divided(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
-    """An optimizer's whole state with the moments divided as ``optimizer``'s parameters are."""
+    """An optimizer's whole state with the moments, or :class:`ByRows`, divided as its parameters are."""
     parameters = [one for group in optimizer.param_groups for one in group["params"]]
 
     def as_parameter(value: Any, parameter: Tensor) -> Any:
-        alike = isinstance(value, Tensor) and value.shape == parameter.shape
-        if not alike or not isinstance(parameter, DTensor):
+        if isinstance(value, bool | int | float | str | None):
             return value
-        return _own_part(value, parameter)
+        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+            return _own_part(value, parameter)
+        return value if isinstance(value, Tensor) else value.rows(0, value.shape[0])
 
     held = {
         index: {name: as_parameter(value, parameters[index]) for name, value in of_one.items()}
@@ -64,14 +75,16 @@ def divided(state: Mapping[str, Any], optimizer: Optimizer) -> dict[str, Any]:
     return {**state, "state": held}
 
 
-def _own_part(value: Tensor, like: DTensor) -> DTensor:
-    """This rank's rows of a tensor that every rank has read whole; nothing is sent."""
+def _own_part(value: Tensor | ByRows, like: DTensor) -> DTensor:
+    """This rank's rows of a tensor that every rank can read; nothing is sent."""
     mesh, local = like.device_mesh, like.to_local()
     # As torch.chunk cuts: the last ranks may have fewer rows, or none.
-    start = min(-(-len(value) // mesh.size()) * mesh.get_local_rank(), len(value))
-    rows = value.narrow(0, start, len(local)).to(local.device).clone()
+    count = value.shape[0]
+    start = min(-(-count // mesh.size()) * mesh.get_local_rank(), count)
+    stop = start + len(local)
+    rows = value[start:stop].clone() if isinstance(value, Tensor) else value.rows(start, stop)
     return DTensor.from_local(
-        rows, mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+        rows.to(local.device), mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
     )
 
 
