@@ -181,7 +181,8 @@ def _resharded(plan: Plan) -> list[Finding]:
     keys = resharded(plan)
     if not keys:
         return []
-    here, there = (" ".join(override(key, pair[one]) for key, pair in keys.items()) for one in (1, 0))
+    here = " ".join(override(key, own) for key, (_, own) in keys.items())
+    there = " ".join(override(key, trunks) for key, (trunks, _) in keys.items() if trunks is not None)
     found = "the state is resharded: what follows is equal to the trunk within tolerance, not exactly"
     return [Finding("warning", here, found, there, "")]
 

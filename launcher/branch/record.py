@@ -13,8 +13,13 @@ from launcher.lineage import Parent, RunRecord, State, read_run
 
 
 def resharded(plan: Plan) -> dict[str, list[Any]]:
-    """How the state of the branch point was divided, and how it is here, where these differ."""
-    return {key: [*plan.differences[key]] for key in RESHARDING if key in plan.differences}
+    """How the state of the branch point was divided (None: nobody knows), and how it is, where these differ."""
+    known = plan.point is not None and not plan.point.foreign
+    return {
+        key: [plan.differences[key][0] if known else None, plan.differences[key][1]]
+        for key in RESHARDING
+        if key in plan.differences
+    }
 
 
 def going_on(directory: RunDirectory) -> RunRecord | None:

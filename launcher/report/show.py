@@ -70,7 +70,8 @@ def rendered(run: Run, facts: dict[str, Any]) -> RenderableType:
 
 
 def _pairs(changed: Mapping[str, list[Any]], meaning: str) -> str:
-    told = ", ".join(f"{key} {left} → {right}" for key, (left, right) in changed.items())
+    pairs = ((key, "unknown" if left is None else left, right) for key, (left, right) in changed.items())
+    told = ", ".join(f"{key} {left} → {right}" for key, left, right in pairs)
     return f"{told}: {meaning}" if changed else ""
 
 
