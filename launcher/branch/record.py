@@ -13,7 +13,7 @@ from launcher.lineage import Parent, RunRecord, State, read_run
 
 
 def resharded(plan: Plan) -> dict[str, list[Any]]:
-    """How the state of the branch point was divided (None: nobody knows), and how it is, where these differ."""
+    """How the branch point's state was divided (None: nobody knows), and how it is, where these differ."""
     known = plan.point is not None and not plan.point.foreign
     return {
         key: [plan.differences[key][0] if known else None, plan.differences[key][1]]
