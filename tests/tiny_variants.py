@@ -154,7 +154,7 @@ class Block(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = nn.functional.dropout(self.inner(inputs).relu(), self.dropout, self.training)
         output: Tensor = inputs + self.norm(self.outer(hidden))
-        return output
+        return output.view_as(output)
 
 
 class Deep(nn.Module):
@@ -176,6 +176,7 @@ class Deep(nn.Module):
         hidden = self.inward(inputs)
         for block in self.blocks:
             hidden = block(hidden)
+            hidden += 0.01  # In place, on a view.
         output: Tensor = self.outward(self.frozen(self.tied(hidden))) * self.scale * self.ramp
         return output
 

@@ -29,10 +29,10 @@ def shard(model: nn.Module, device_type: str) -> nn.Module:
         # Row by row in memory, as it is needed to be cut and sent; the values stay.
         if not tensor.is_contiguous():
             tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    for block in _blocks(model):
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    # The root too: left whole after an evaluation, its parameters would not be those of the optimizer.
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for module in (*_blocks(model), model):
+        module.register_forward_hook(_as_no_view)  # Before the hooks of FSDP.
+        # The root too: left whole after an evaluation, its parameters would not be those of the optimizer.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
     model.register_forward_pre_hook(_take_buffers)
     return model
 
@@ -101,6 +101,11 @@ def _blocks(model: nn.Module) -> Iterable[nn.Module]:
         alone = all(name.startswith(f"{path}.") for tied in own for name in tied)
         if own and alone and any(True for _ in module.children()):
             yield module
+
+
+def _as_no_view(_model: nn.Module, _inputs: Any, output: Any) -> Any:
+    """An operation in place on a view would take the hook away that FSDP has put on it, and say nothing."""
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 def _take_buffers(model: nn.Module, _inputs: Any) -> None:
