@@ -179,6 +179,7 @@ def test_killed_in_the_middle_of_a_save(empty: Tiny, sharded: Tiny, rank: int, f
     assert ended.err.count("error:") == 1
     assert "Traceback" not in ended.err
     assert sorted(manifests(empty.trunk)) == [10]
+    assert at(empty.trunk, 20).exists() == function.endswith("write_manifest")
     empty.train(*SHARDED)
     as_if_undisturbed(empty, sharded)
     left = [path.name for path in empty.trunk.directory.path.rglob("*") if "tmp" in path.name]
