@@ -104,7 +104,7 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
     prepare_process(config, CPU)
     pairs = []
     run_plan = plan(config, Declared())
-    with Interruption() as interruption, Recording(run_plan, [], environment(CPU)) as recording:
+    with Interruption() as interruption, Recording(run_plan, [], environment(CPU), Ranks()) as recording:
         task = build_task(config)
         seed_all(config.seed)
         factor = build_schedule(config.scheduler, run_plan.horizon_steps)

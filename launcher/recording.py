@@ -15,18 +15,17 @@ from omegaconf import OmegaConf
 from launcher.branch.metadata import tags, tracker_config
 from launcher.branch.plan import Plan
 from launcher.branch.record import going_on, new_record
-from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Content, read_manifest
-from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
 from launcher.errors import LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
-from launcher.layout import RunDirectory, checkpoint_file
+from launcher.layout import RunDirectory, checkpoint_at
 from launcher.lease import Superseded
 from launcher.lineage import Origin, Start, State, branched_steps
 from launcher.publishing import Publishing
 from launcher.report.progress_bar import ProgressBar
+from launcher.shards import WEIGHTS, checkpoint_writer, described, weights_of
 from launcher.taking import take
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
@@ -34,6 +33,7 @@ from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.artifacts import uploaded
+from launcher.training.distributed import Ranks
 from launcher.training.progress import Progress
 from launcher.training.task import Directed
 from launcher.training.trainer import Trainer
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from launcher.search.pruning import Pruning
 
 WANDB = "wandb://"
-_WEIGHTS = "model_state_dict"
 
 
 class Recording:
@@ -52,8 +51,10 @@ class Recording:
     twice; what was saved before stays.
     """
 
-    def __init__(self, plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: Plan, findings: list[Finding], environment: dict[str, Any], ranks: Ranks
+    ) -> None:
+        self.plan, self._ranks = plan, ranks
         self._findings, self._environment = findings, environment
         self._trainer: Trainer | None = None
         self._pruning: Pruning | None = None
@@ -89,8 +90,8 @@ class Recording:
             raise disk_error(error, directory.path) from error
         metrics = MetricsFile(directory.metrics, self.lease.aside)
         self._trackers = Trackers(metrics, trackers_of(self.plan.config.tracker))
-        self._writer = CheckpointWriter(
-            directory.checkpoints, self.plan.config.checkpoint, self._needed, self.lease.aside
+        self._writer = checkpoint_writer(
+            directory.checkpoints, self.plan.config.checkpoint, self._ranks, self._needed, self.lease.aside
         )
         self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
@@ -162,8 +163,7 @@ class Recording:
         if step == self.record.starts[-1].step + 1:
             self._writer.reserve(self._trainer.state_dict())
         if step - self.record.start_step in self.plan.config.fanout.looks:
-            weights = {_WEIGHTS: dict(self._trainer.live.model.state_dict())}
-            self._note_weights(step, describe(weights))
+            self._note_weights(step, described(weights_of(self._trainer), self._ranks))
             self._write_record()
         self._bar.advance(step)
 
@@ -182,19 +182,19 @@ class Recording:
         self._writer.check()
         ended = state == "finished" and self._writer.saved == self.plan.end_step
         if ended and self.record.parent is not None:
-            last = self.plan.directory.checkpoints / checkpoint_file(self.plan.end_step)
+            last = checkpoint_at(self.plan.directory.checkpoints, self.plan.end_step)
             self._note_weights(self.plan.end_step, read_manifest(last).content)
         self._end(state, None)
 
     def _note_weights(self, step: int, content: Content) -> None:
-        self.record.states[str(step - self.record.start_step)] = content.components[_WEIGHTS][:16]
+        self.record.states[str(step - self.record.start_step)] = content.components[WEIGHTS][:16]
 
     def saved(self) -> Path:
         """The newest checkpoint, once it is on disk."""
         self._writer.wait()
         self._writer.check()
         assert self._writer.saved is not None
-        return self.plan.directory.checkpoints / checkpoint_file(self._writer.saved)
+        return checkpoint_at(self.plan.directory.checkpoints, self._writer.saved)
 
     def __exit__(
         self,
@@ -216,7 +216,7 @@ class Recording:
             return
         if isinstance(error, LauncherError) and error.where is None:
             error.where = str(self.plan.directory.path)
-        with contextlib.suppress(LauncherError):  # The error that is already on its way came first.
+        with contextlib.suppress(Exception):  # The error that is already on its way came first.
             self._writer.close()
         state: State = "failed" if isinstance(error, Exception) else "interrupted"
         # A disk that is full cannot take the record either; the error itself is shown.

@@ -23,7 +23,6 @@ from launcher.branch.preflight import (
 )
 from launcher.branch.select import selected_names, selected_state
 from launcher.canary import prove_resumable, refuse_unlike
-from launcher.checkpoint.content import describe
 from launcher.checkpoint.formats.known import load
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
@@ -40,6 +39,7 @@ from launcher.lineage import Origin, Run, read_run
 from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
+from launcher.shards import Sharing, described
 from launcher.training.device import choose_device, device_type, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
 from launcher.training.local_ranks import may_fork, start_ranks
@@ -75,7 +75,8 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
     if place is None:
         work = partial(_as_rank, config, declared)
         return start_ranks(work, config.launch.nproc, may_fork(config.device), interruption)
-    with Ranks(place, Path(config.paths.outputs), device_type(config.device)) as ranks:
+    outputs, shard = Path(config.paths.outputs), config.launch.shard
+    with Ranks(place, outputs, device_type(config.device), shard) as ranks:
         run_plan, own, findings, done = ranks.told(lambda: _found_out(config, declared, place))
         if done is not None:
             return done
@@ -83,9 +84,9 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
 
         with (
             nullcontext(interruption) if interruption else Interruption() as stop,
-            Recording(run_plan, findings, _environment(config, device))
+            Recording(run_plan, findings, _environment(config, device), ranks)
             if ranks.first
-            else Unrecorded() as hooks,
+            else (Sharing(run_plan, ranks) if ranks.shard else Unrecorded()) as hooks,
             ranks.lost_ones_named(),
         ):
             task = build_task(config)
@@ -93,15 +94,14 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             origin: Origin
             if own is not None:
                 log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
-                trainer = resume(run_plan, task, read_state(own, digests=False), device, ranks)
+                trainer = resume(run_plan, task, _read(own, ranks), device, ranks)
                 origin = "own checkpoint"
             elif run_plan.point is not None:
                 trainer, origin = branch(run_plan, task, device, ranks), "branch point"
             else:
                 trainer, origin = begin(run_plan, task, device, ranks), "nothing"
             trainer.gather_streams()
-            if isinstance(hooks, Recording):
-                _record_start(run_plan, hooks, trainer, origin)
+            _record_start(run_plan, hooks, trainer, origin, ranks)
             until = config.fanout.until and run_plan.start.step + config.fanout.until
             reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks, until)
             if until is not None and stop.asked is None:
@@ -121,7 +121,12 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
 def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
     """The run as it would go on in another process, from what is on disk. Collective."""
     saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
-    return resume(plan, build_task(plan.config), read_state(saved), device, ranks)
+    return resume(plan, build_task(plan.config), _read(saved, ranks), device, ranks)
+
+
+def _read(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
+    """The state in a checkpoint of the run's own that is known to be whole."""
+    return read_state(checkpoint, digests=False, by_rows=ranks.shard)
 
 
 def _environment(config: Config, device: torch.device) -> dict[str, Any]:
@@ -210,7 +215,7 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
 def begin(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
     """A run from nothing: everything is drawn from the seed."""
     seed_all(plan.config.seed)
-    return _trainer(plan, task, new_model(task, device), ranks)
+    return _trainer(plan, task, new_model(task, ranks.built_on(device)), ranks)
 
 
 def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
@@ -219,8 +224,9 @@ def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Traine
     config = plan.config
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
-    state = load(plan.point.checkpoint, config.branch.allow_globals)
-    trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device), ranks)
+    state = load(plan.point.checkpoint, config.branch.allow_globals, ranks.shard)
+    model = _branch_model(plan, task, state["model_state_dict"], ranks.built_on(device))
+    trainer = _trainer(plan, task, model, ranks)
     trainer.load_state_dict(taken := selected_state(state, config.branch))
     if plan.point.foreign and "scheduler_state_dict" not in taken:
         trainer.set_schedule(plan.schedule_start)
@@ -240,14 +246,14 @@ def resume(plan: Plan, task: Task, state: dict[str, object], device: torch.devic
     seed_all(plan.config.seed)
     weights = state.pop("model_state_dict")
     assert isinstance(weights, dict)
-    trainer = _trainer(plan, task, model_from(task, weights, device), ranks)
+    trainer = _trainer(plan, task, model_from(task, weights, ranks.built_on(device)), ranks)
     trainer.load_state_dict(state)
     return trainer
 
 
 def _trainer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Ranks) -> Trainer:
     factor = build_schedule(plan.config.scheduler, plan.horizon_steps)
-    trainer = Trainer(task, model, plan.config, factor, ranks)
+    trainer = Trainer(task, ranks.divided(model), plan.config, factor, ranks)
     if not ranks.first:
         # The weights were drawn as at rank 0; what is drawn from here on is this rank's own.
         seed_all(rank_seed(plan.config.seed, ranks.rank))
@@ -286,13 +292,20 @@ def _finished(plan: Plan) -> Run | None:
     return there
 
 
-def _record_start(plan: Plan, recording: Recording, trainer: Trainer, origin: Origin) -> None:
-    """Tell the record and the trackers; of a control, also put down what it was restored to."""
-    recording.start(trainer, origin)
-    if origin != "branch point" or plan.branch_type != "control":
+def _record_start(
+    plan: Plan, hooks: Recording | Unrecorded, trainer: Trainer, origin: Origin, ranks: Ranks
+) -> None:
+    """Tell the record and the trackers; of a control, also put down what it was restored to. Collective."""
+    if isinstance(hooks, Recording):
+        hooks.start(trainer, origin)
+    elif isinstance(hooks, Sharing):
+        hooks.start(trainer)
+    if origin != "branch point" or plan.branch_type != "control" or not (ranks.first or ranks.shard):
         return
     about = About(step=plan.start.step, absolute_step=plan.start.absolute_step, run=plan.id)
-    restored = Manifest(about, describe(trainer.state_dict()))
+    restored = Manifest(about, described(trainer.state_dict(), ranks))
+    if not ranks.first:
+        return
     write_manifest(plan.directory.restored, restored)
     if plan.config.fanout.until is not None and plan.point is not None:
         refuse_unlike(plan.point.manifest.content, restored.content)

@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sources", "ledger"),
     ("branch", "report", "launchers"),
     ("publishing", "search", "taking"),
+    ("shards",),
     ("recording", "canary"),
     ("run", "fanout"),
     ("job",),

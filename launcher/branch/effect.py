@@ -77,6 +77,7 @@ class Settings:
             "deterministic": config.deterministic,
             "threads": config.threads,
             "nproc": config.launch.nproc,
+            "shard": config.launch.shard,
             "model": self._described(model),
             "data": self._task.fingerprint(),
         }

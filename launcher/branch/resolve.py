@@ -13,7 +13,14 @@ from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
-from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
+from launcher.layout import (
+    RunDirectory,
+    checkpoint_at,
+    checkpoint_file,
+    checkpoint_step,
+    group_name,
+    step_in_name,
+)
 from launcher.lineage import Run, find_run, read_run, read_runs
 from launcher.sources.fetch import Fetched, artifact_name, fetch, lies_elsewhere
 
@@ -182,7 +189,7 @@ def _in_reachable_place(place: str, step: int | None) -> Path:
 
 def _in_place(place: Path, step: int | None) -> Path:
     """The checkpoint in a file or a directory; :mod:`launcher.sources` gives such a path."""
-    if place.is_file():
+    if place.is_file() or (place.is_dir() and Own().recognises(place)):
         found = checkpoint_step(place.name)
         if step is not None and found is not None and found != step:
             raise BranchPointUnavailable(
@@ -239,7 +246,7 @@ def _in_runs(branch: BranchConfig, outputs: Path, typed: Sequence[str]) -> Path:
     if len(having) > 1:
         having = _without_siblings(having, branch.from_step)
     if len(having) == 1:
-        return having[0].directory.checkpoints / checkpoint_file(branch.from_step)
+        return checkpoint_at(having[0].directory.checkpoints, branch.from_step)
     if having:
         raise BranchPointUnavailable(
             f"{len(having)} runs have a checkpoint at step {branch.from_step}.",
@@ -266,7 +273,7 @@ def _without_siblings(runs: list[Run], step: int) -> list[Run]:
 
 
 def _has(run: Run, step: int) -> bool:
-    path = run.directory.checkpoints / checkpoint_file(step)
+    path = checkpoint_at(run.directory.checkpoints, step)
     return path in checkpoints(run.directory.checkpoints)
 
 

@@ -155,12 +155,13 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def load(path: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
+def load(path: Path, allowed: Sequence[str] = (), by_rows: bool = False) -> dict[str, Any]:
     """The state in a checkpoint of any format, as a branch restores it.
 
     Args:
         path: the checkpoint.
         allowed: classes that may be made besides tensors and plain values; ``branch.allow_globals``.
+        by_rows: see :func:`launcher.checkpoint.reader.read_state`.
 
     Raises:
         CheckpointError: it is damaged, or holds something that would have to be executed.
@@ -172,7 +173,7 @@ def load(path: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(form, Own):
         from launcher.checkpoint.reader import read_state
 
-        return read_state(path, digests=False)
+        return read_state(path, digests=False, by_rows=by_rows)
     inspect(path)  # It refuses what was made to do harm.
     opener: Opener = Values(allowed)
     entries = form.entries(path, opener)

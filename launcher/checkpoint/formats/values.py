@@ -61,16 +61,7 @@ class Values:
 
     def assembled(self, facts: TensorFacts, pieces: Sequence[Piece]) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
-        whole = torch.empty(facts.shape, dtype=getattr(torch, facts.dtype))
-        for piece in pieces:
-            part = self.torch_bytes(piece.path, piece.start, piece.length)
-            if not isinstance(part, Tensor) or part.shape != piece.sizes or part.dtype != whole.dtype:
-                refuse(piece.path, "a part that is not what the metadata say", "the parts of one checkpoint")
-            target = whole
-            for dimension, (offset, size) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
-                target = target.narrow(dimension, offset, size)
-            target.copy_(part)
-        return whole
+        return Scattered(self, facts, pieces).whole()
 
     def integers(self, values: Sequence[int]) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
@@ -123,6 +114,55 @@ def safetensors_torch(path: Path) -> ModuleType:
             found="it is not installed",
             do="pip install 'checkpoint-launcher[safetensors]'",
         ) from error
+
+
+class Scattered:
+    """A tensor that lies in the parts that several processes saved; read when its values are asked for."""
+
+    def __init__(self, values: Values, facts: TensorFacts, pieces: Sequence[Piece]) -> None:
+        self._values, self._pieces = values, pieces
+        self.shape = torch.Size(facts.shape)
+        self.dtype: torch.dtype = getattr(torch, facts.dtype)
+
+    def whole(self) -> Tensor:
+        """All of it.
+
+        Raises:
+            CheckpointError: a part is damaged, or is not what the metadata say.
+        """
+        return self.rows(0, self.shape[0]) if self.shape else self._part(self._pieces[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Its rows from ``start`` up to, and without, ``stop``; no part without any of them is read.
+
+        Raises:
+            CheckpointError: as :meth:`whole`.
+        """
+        target = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+        for piece in self._pieces:
+            first = piece.offsets[0]
+            begin, end = max(start, first), min(stop, first + piece.sizes[0])
+            if begin >= end:
+                continue
+            place = target[begin - start : end - start]
+            for dimension, offset in enumerate(piece.offsets[1:], start=1):
+                place = place.narrow(dimension, offset, piece.sizes[dimension])
+            place.copy_(self._part(piece)[begin - first : end - first])
+        return target
+
+    def _part(self, piece: Piece) -> Tensor:
+        part = self._values.torch_bytes(piece.path, piece.start, piece.length)
+        if not isinstance(part, Tensor) or part.shape != piece.sizes or part.dtype != self.dtype:
+            refuse(piece.path, "a part that is not what the metadata say", "the parts of one checkpoint")
+        return part
+
+
+class ScatteredValues(Values):
+    """Leaves the values of tensors in parts where they are."""
+
+    def assembled(self, facts: TensorFacts, pieces: Sequence[Piece]) -> Any:
+        """See :class:`Scattered`."""
+        return Scattered(self, facts, pieces)
 
 
 def _class(name: str) -> Any:
