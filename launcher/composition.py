@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from launcher.branch.declared import Declared, declared
-from launcher.config import Config
+from launcher.config import LAUNCHERS, Config
 from launcher.errors import ConfigError, LauncherError
 from launcher.validation import validate
 
@@ -33,7 +33,7 @@ def config_from(composed: DictConfig) -> Config:
     parts = [str(key) for key in composed if key != "hydra"]
     # What was composed on the schema has its types already: to merge it into the schema again costs ten times
     # as much, for each sibling.
-    typed = OmegaConf.get_type(composed) is Config and set(parts) == {one.name for one in fields(Config)}
+    typed = OmegaConf.get_type(composed) is Config and set(parts) == LAUNCHERS
     try:
         values = {key: _value(composed[key], typed) for key in parts}
     except MissingMandatoryValue as error:

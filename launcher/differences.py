@@ -28,7 +28,7 @@ NOT_COMPARED: tuple[str, ...] = (
 )
 """Keys that cannot change what a run computes. They are in no signature and are never a difference."""
 
-ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1}
+ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1, "task.main": None}
 """Keys that older records lack, with the value that they had in effect. At that value they are in no
 signature, so that a run keeps its id when the launcher is upgraded."""
 
@@ -49,8 +49,10 @@ its content digest stands in the signature instead: a checkpoint that moved is t
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """A config as nested plain values, as it is recorded."""
-    return asdict(config)
+    """A config as nested plain values, as it is recorded; a script's own keys stand beside the launcher's."""
+    values = asdict(config)
+    own: dict[str, Any] = values.pop("own")
+    return {**values, **own}
 
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,9 +35,8 @@ from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.artifacts import uploaded
+from launcher.training.loop import Trained
 from launcher.training.progress import Progress
-from launcher.training.task import Directed
-from launcher.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from launcher.search.pruning import Pruning
@@ -57,7 +56,7 @@ class Recording:
         self.plan = plan
         self._findings, self._environment = findings, environment
         self._job = current_job() or SlurmJob(vertex_job() or "", 0)
-        self._trainer: Trainer | None = None
+        self._trained: Trained | None = None
         self._pruning: Pruning | None = None
         self._pruned = False
         self._since = time.monotonic()
@@ -116,15 +115,14 @@ class Recording:
             do="let it finish, or stop it and give this command again",
         )
 
-    def start(self, trainer: Trainer, origin: Origin) -> None:
+    def start(self, trained: Trained, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""
-        self._trainer, self._since = trainer, time.monotonic()
-        step = trainer.live.progress.step
+        self._trained, self._since = trained, time.monotonic()
+        step = trained.progress.step
         self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
-        self._note_environment(trainer, going_on=origin == "own checkpoint")
-        if isinstance(trainer.task, Directed):
-            self.record.directions = dict(trainer.task.directions)
+        self._note_environment(trained, going_on=origin == "own checkpoint")
+        self.record.directions = {**self.record.directions, **trained.directions}
         self.lease.note(step, self.plan.end_step)
         # An earlier start's count; what was dropped then may be sent now.
         said = self.record.trackers.items()
@@ -139,13 +137,13 @@ class Recording:
 
             self._pruning = Pruning(self.plan.directory.path.parent, trial)
 
-    def _note_environment(self, trainer: Trainer, going_on: bool) -> None:
+    def _note_environment(self, trained: Trained, going_on: bool) -> None:
         """What the run began with; of what it goes on with, only other code is noted."""
         began, now = self.record.environment, self._environment
         if not going_on or "device" not in began:
             config = self.plan.config
             facts = {"world_size": config.launch.nproc, "seed": config.seed}
-            self.record.environment = {**now, **facts, "data": trainer.task.fingerprint()}
+            self.record.environment = {**now, **facts, "data": trained.fingerprint()}
         elif "code" in began and began["code"].rpartition(", then ")[2] != now.get("code", began["code"]):
             began["code"] = f"{began['code']}, then {now['code']}"
 
@@ -165,25 +163,25 @@ class Recording:
 
     def save(self) -> None:
         """A checkpoint of the present state, written beside the training."""
-        assert self._trainer is not None
-        progress = self._trainer.live.progress
+        assert self._trained is not None
+        progress = self._trained.progress
         self._trackers.sync()
         self._publishing.saving(progress.step, self.record.metrics)
-        self._writer.save(self._trainer.state_dict(), self._about(progress))
+        self._writer.save(self._trained.state_dict(), self._about(progress))
         self._note_saved()
         self._write_record()
 
     def after_step(self) -> None:
         """Fail the run if a write failed meanwhile."""
-        assert self._trainer is not None
+        assert self._trained is not None
         self._writer.check()
         self._publishing.saved(self._writer.saved)
-        step = self._trainer.live.progress.step
+        step = self._trained.progress.step
         self.lease.note(step, self.plan.end_step)
         if step == self.record.starts[-1].step + 1:
-            self._writer.reserve(self._trainer.state_dict())
+            self._writer.reserve(self._trained.state_dict())
         if step - self.record.start_step in self.plan.config.fanout.looks:
-            weights = {_WEIGHTS: dict(self._trainer.live.model.state_dict())}
+            weights = {_WEIGHTS: self._trained.weights()}
             self._note_weights(step, describe(weights))
             self._write_record()
         self._bar.advance(step)
@@ -196,7 +194,7 @@ class Recording:
 
     def finish(self, state: State) -> None:
         """The loop is over: everything onto the disk, then say so in the record."""
-        assert self._trainer is not None
+        assert self._trained is not None
         if state == "interrupted" and self._pruned:
             state = "pruned"
         self._writer.close()
@@ -276,21 +274,21 @@ class Recording:
         return branched_steps(Path(self.plan.config.paths.outputs), self.plan.id) | self._publishing.under_way
 
     def _about(self, progress: Progress) -> About:
-        assert self._trainer is not None
+        assert self._trained is not None
         return About(
             step=progress.step,
             absolute_step=progress.absolute_step,
             run=self.plan.id,
             parent=asdict(self.record.parent) if self.record.parent else None,
             config=plain(self.plan.config),
-            data_fingerprint=self._trainer.task.fingerprint(),
+            data_fingerprint=self._trained.fingerprint(),
             environment=self.record.environment,
             metrics=dict(self.record.metrics),
             progress={
                 **progress.state_dict(),
                 "end_step": self.plan.end_step,
                 "horizon_steps": self.plan.horizon_steps,
-                "schedule_step": self._trainer.live.scheduler.last_epoch,
+                "schedule_step": self._trained.schedule_step,
             },
         )
 

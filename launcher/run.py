@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from launcher.branch.declared import Declared
-from launcher.branch.effect import build_task
+from launcher.branch.effect import build_task, launchers_task
 from launcher.branch.naming import from_scratch
 from launcher.branch.plan import Plan, plan
 from launcher.branch.preflight import (
@@ -40,10 +40,13 @@ from launcher.lineage import Origin, Run, read_run
 from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
+from launcher.script.loop import OwnLoop
+from launcher.session.session import Session, drive
+from launcher.session.source import Source, without_rng
 from launcher.training.device import choose_device, device_type, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
 from launcher.training.local_ranks import may_fork, start_ranks
-from launcher.training.loop import Unrecorded, train
+from launcher.training.loop import Trained, Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
 from launcher.training.rendezvous import Place, place_from
 from launcher.training.restore import load_weights, model_from, new_model, with_tied
@@ -88,24 +91,13 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             else Unrecorded() as hooks,
             ranks.lost_ones_named(),
         ):
-            task = build_task(config)
-            trainer: Trainer
-            origin: Origin
             if own is not None:
                 log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
-                trainer = resume(run_plan, task, read_state(own, digests=False), device, ranks)
-                origin = "own checkpoint"
-            elif run_plan.point is not None:
-                trainer, origin = branch(run_plan, task, device, ranks), "branch point"
+            task = build_task(config)
+            if isinstance(task, OwnLoop):
+                reached = _own_loop(run_plan, task, own, hooks, stop, device)
             else:
-                trainer, origin = begin(run_plan, task, device, ranks), "nothing"
-            trainer.gather_streams()
-            if isinstance(hooks, Recording):
-                _record_start(run_plan, hooks, trainer, origin)
-            until = config.fanout.until and run_plan.start.step + config.fanout.until
-            reached = train(trainer, run_plan.end_step, config, hooks, stop, ranks, until)
-            if until is not None and stop.asked is None:
-                prove_resumable(trainer, partial(_again, run_plan, hooks, device, ranks), ranks)
+                reached = _launchers_loop(run_plan, task, own, hooks, stop, device, ranks)
             if isinstance(hooks, Recording):
                 hooks.finish("finished" if reached else "interrupted")
 
@@ -118,10 +110,67 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
     return finished
 
 
-def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
-    """The run as it would go on in another process, from what is on disk. Collective."""
-    saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
-    return resume(plan, build_task(plan.config), read_state(saved), device, ranks)
+def _launchers_loop(
+    plan: Plan,
+    task: Task,
+    own: Path | None,
+    hooks: Recording | Unrecorded,
+    stop: Interruption,
+    device: torch.device,
+    ranks: Ranks,
+) -> bool:
+    """The launcher trains the task; whether it reached the end."""
+    trainer: Trainer
+    origin: Origin
+    if own is not None:
+        trainer = resume(plan, task, read_state(own, digests=False), device, ranks)
+        origin = "own checkpoint"
+    elif plan.point is not None:
+        trainer, origin = branch(plan, task, device, ranks), "branch point"
+    else:
+        trainer, origin = begin(plan, task, device, ranks), "nothing"
+    trainer.gather_streams()
+    if isinstance(hooks, Recording):
+        _record_start(plan, hooks, trainer, origin)
+    until = plan.config.fanout.until and plan.start.step + plan.config.fanout.until
+    reached = train(trainer, plan.end_step, plan.config, hooks, stop, ranks, until)
+
+    def again() -> Trainer:
+        saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
+        return resume(plan, launchers_task(plan.config), read_state(saved), device, ranks)
+
+    if until is not None and stop.asked is None:
+        prove_resumable(trainer, again, ranks)
+    return reached
+
+
+def _own_loop(
+    plan: Plan,
+    task: OwnLoop,
+    own: Path | None,
+    hooks: Recording | Unrecorded,
+    stop: Interruption,
+    device: torch.device,
+) -> bool:
+    """The script trains itself; whether it reached the end."""
+    assert isinstance(hooks, Recording)  # One process trains it.
+    if own is not None:
+        source = Source("own checkpoint", read_state(own, digests=False))
+    elif plan.point is not None:
+        state = load(plan.point.checkpoint, plan.config.branch.allow_globals)
+        source = without_rng(plan.config, Source("branch point", state))
+    else:
+        source = Source("nothing")
+    session = Session(plan, source, hooks, stop, device, partial(_record_start, plan, hooks))
+    reached = drive(task, session)
+
+    def again() -> Session:
+        saved = Source("own checkpoint", read_state(hooks.saved()))
+        return Session(plan, saved, Unrecorded(), stop, device, session.compare)
+
+    if session.proving and stop.asked is None:
+        session.prove(task, again)
+    return reached
 
 
 def _environment(config: Config, device: torch.device) -> dict[str, Any]:
@@ -286,13 +335,13 @@ def _finished(plan: Plan) -> Run | None:
     return there
 
 
-def _record_start(plan: Plan, recording: Recording, trainer: Trainer, origin: Origin) -> None:
+def _record_start(plan: Plan, recording: Recording, trained: Trained, origin: Origin) -> None:
     """Tell the record and the trackers; of a control, also put down what it was restored to."""
-    recording.start(trainer, origin)
+    recording.start(trained, origin)
     if origin != "branch point" or plan.branch_type != "control":
         return
     about = About(step=plan.start.step, absolute_step=plan.start.absolute_step, run=plan.id)
-    restored = Manifest(about, describe(trainer.state_dict()))
+    restored = Manifest(about, describe(trained.state_dict()))
     write_manifest(plan.directory.restored, restored)
     if plan.config.fanout.until is not None and plan.point is not None:
         refuse_unlike(plan.point.manifest.content, restored.content)
