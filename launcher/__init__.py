@@ -1,7 +1,7 @@
 """A Hydra launcher for checkpoint branching.
 
-For scripts that keep their own loop: :func:`main` decorates their ``main(cfg, run)``, and :class:`Run` is what
-it is given. Everything else is imported from its own module.
+For scripts that keep their own loop: :func:`main` decorates their ``main(cfg, run)``, and :class:`Run` is
+what it is given. Everything else is imported from its own module.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def own_keys(plan: Plan) -> list[str]:
 
 
 def keys_of_shapes(plan: Plan) -> dict[str, tuple[Any, Any]]:
-    """The differences that give a script's model other tensors: each is taken back, and the model built again.
+    """The differences that give a script's model other tensors: each is taken back, the model built again.
 
     Empty for a task: its model has a node of its own.
     """

@@ -50,21 +50,15 @@ def settle(parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str]) -
         if name not in restored:
             _begin_at(optimizer, [one for key, one in driving.items() if key in restored])
             before = own[name]
+        anew = bool(driving) and not driving.keys() & restored and name in restored
         for index, group in enumerate(optimizer.param_groups):
             built = own[name][index]
             there = before[index] if before is not None else _of_group(group)
-            anew = driving and not driving.keys() & restored and name in restored
-            for key, value in built.items():
-                if key == _SAVED_RATE:
-                    continue
-                if key == "lr" and (value != there.get(key) or anew):
-                    _set_rate(group, index, built, there.get(key), driving.values(), bool(anew))
-                elif key != "lr" and value != there.get(key):
-                    group[key] = value
-                else:
-                    continue
-                if not anew:
-                    changed.append(f"{name}.{key}")
+            other = [key for key in built if key != _SAVED_RATE and built[key] != there.get(key)]
+            if "lr" in other or anew:
+                _set_rate(group, index, built, there.get("lr"), driving.values(), anew)
+            group.update({key: built[key] for key in other if key != "lr"})
+            changed += [f"{name}.{key}" for key in other]
     for name, scheduler in parts.schedulers.items():
         before = (trunks or {}).get(name) or own[name]
         for one, built, there in zip(_within(scheduler), own[name], before, strict=False):
