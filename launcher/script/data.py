@@ -74,7 +74,7 @@ class Position:
     def _dataset(self) -> Stateful | None:
         """The dataset, where it has to say itself how far it is."""
         dataset: Any = self.loader.dataset
-        return dataset if isinstance(dataset, IterableDataset) else None
+        return dataset if isinstance(dataset, IterableDataset) and isinstance(dataset, Stateful) else None
 
     def load_state_dict(self, state: dict[str, Any], /) -> None:
         """The next iterator goes on there."""

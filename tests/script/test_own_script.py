@@ -1,0 +1,85 @@
+"""A script that the launcher has never seen: a small GPT on the standard library's sources."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from launcher.lineage import Run, read_run
+from tests.script.project import GUIDE, KillScript, Project
+from tests.tiny_process import digest, metrics
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The guide's project with its trunk of 60 steps. To be copied, not used."""
+    project = Project.of(GUIDE, tmp_path_factory.mktemp("guide") / "project")
+    project.good()
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    return Project.of(trained.script.parent, tmp_path / "project")
+
+
+def sibling(project: Project, name: str) -> Run:
+    [record] = project.outputs.glob(f"checkpoint-40-experiments/{name}-*/run.json")
+    return read_run(record.parent)
+
+
+def test_siblings_branch_exactly_in_one_group(project: Project) -> None:
+    project.good(
+        "-m", "branch.from_step=40", "fanout.control=true", "fanout.canary=true",
+        "learning_rate=1e-3,3e-4", "dropout=0.1,0.2",
+    )  # fmt: skip
+    control = sibling(project, "control")
+    assert digest(control, 60) == digest(project.trunk, 60)
+    assert project.launcher("verify", control.id).status == 0
+    runs = [run for run in project.runs() if run.record.kind == "branch"]
+    assert len(runs) == 4
+    assert {run.record.group for run in runs} == {"checkpoint-40-experiments"}
+    assert len({digest(run, 60) for run in runs}) == 4
+    slow = sibling(project, "learning_rate-0.0003")
+    assert slow.record.differences == {"learning_rate": [1e-3, 3e-4]}
+    assert metrics(slow)[50]["train/learning_rate"] < metrics(control)[50]["train/learning_rate"]
+    assert {tuple(run.record.states) for run in runs} == {("2", "20")}
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_killed_it_goes_on_to_the_same_end(trained: Project, tmp_path: Path, name: str) -> None:
+    project = Project.of(trained.script.parent, tmp_path / "project")
+    shutil.rmtree(project.outputs)
+    ended = project.launch(prepare=[KillScript(33, name)])
+    assert ended.status == {"SIGKILL": 137, "SIGTERM": 143}[name], ended.err
+    project.good()
+    trunk = project.trunk
+    assert [start.step for start in trunk.record.starts] == [0, {"SIGKILL": 20, "SIGTERM": 33}[name]]
+    assert trunk.id == trained.trunk.id
+    assert digest(trunk, 60) == digest(trained.trunk, 60)
+    assert metrics(trunk) == metrics(trained.trunk)
+
+
+def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> None:
+    wider = project.refuse("branch.from_step=40", "n_embd=64", "learning_rate=3e-4")
+    assert "n_embd: checkpoint 32, config 64" in wider.said
+    assert "learning_rate:" not in wider.said
+    assert "n_embd=32, or restore a part" in wider.said
+    assert "Key 'n_embdd' is not in struct" in project.refuse("branch.from_step=40", "n_embdd=64").said
+    assert "launch.nproc=2" in project.refuse("launch.nproc=2").said
+    project.edit("data = read_text()", "data = read_text()[: cfg.bytes]")
+    broken = project.refuse("branch.from_step=40").said
+    assert "failed before it registered anything" in broken
+    assert "project/train.py:" in broken
+    assert "Key 'bytes' is not in struct" in broken
+
+
+def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:
+    project.edit("weight_decay=cfg.weight_decay", "weight_decay=0.1")
+    ended = project.launch("branch.from_step=40", "weight_decay=0.2")
+    assert ended.status == 1
+    assert "weight_decay had no effect: the script never read it" in ended.said
+    assert json.loads((sibling(project, "weight_decay-0.2").directory.record).read_text())["state"] == "failed"
