@@ -82,4 +82,6 @@ def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:
     ended = project.launch("branch.from_step=40", "weight_decay=0.2")
     assert ended.status == 1
     assert "weight_decay had no effect: the script never read it" in ended.said
-    assert json.loads((sibling(project, "weight_decay-0.2").directory.record).read_text())["state"] == "failed"
+    assert (
+        json.loads((sibling(project, "weight_decay-0.2").directory.record).read_text())["state"] == "failed"
+    )
