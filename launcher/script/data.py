@@ -36,9 +36,10 @@ def prepared(data: Any, seed: int) -> Prepared:
         return data, _fingerprint(data), ()
     fingerprint = _fingerprint(data.dataset)
     own_state = isinstance(data, Stateful)
-    if not own_state and (why := _inexact(data)):
+    why = _inexact(data)
+    if why and not own_state:
         return None, fingerprint, why
-    if data.num_workers > 0 and not isinstance(data.dataset, IterableDataset):
+    if data.num_workers > 0 and not why and not isinstance(data.dataset, IterableDataset):
         data.worker_init_fn = SeededWorker(data.worker_init_fn)
     data.generator = torch.Generator()
     position: Position = StatefulPosition(data, seed) if own_state else Position(data, seed)
@@ -48,13 +49,13 @@ def prepared(data: Any, seed: int) -> Prepared:
         object.__setattr__(data, name, Ordered(getattr(data, name), position))
     object.__setattr__(data, "_position", position)
     object.__setattr__(data, "__class__", _counted(type(data)))
-    return position, fingerprint, ()
+    return position, fingerprint, why
 
 
 class Position:
     """How far a loader is: the part of it that is saved."""
 
-    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+    def __init__(self, loader: Any, seed: int) -> None:
         self.loader, self.seed = loader, seed
         self.epoch, self.batch = 0, 0
         self.open = False
@@ -82,15 +83,13 @@ class Position:
         if (own := self._dataset) is not None:
             own.load_state_dict(state["dataset"])
 
-    def begin(self) -> int:
-        """An iterator is asked for; how many batches it leaves out."""
+    def begin(self) -> None:
+        """An iterator is asked for: of the next epoch, or of the one that was left."""
         if not self._continues:
             self.epoch, self.batch = self.epoch + 1, 0
         self._continues, self.open = False, True
-        generator = self.loader.generator
-        assert isinstance(generator, torch.Generator)
-        generator.manual_seed(_seed(self.seed, self.epoch, "workers"))
-        return self.batch
+        # Workers may outlive an epoch, and are told which one a batch is of.
+        self.loader.generator.manual_seed(_seed(self.seed, 0, "workers"))
 
 
 class StatefulPosition(Position):
@@ -119,14 +118,14 @@ class StatefulPosition(Position):
         if own is not None and (self._continues or own.get("_iterator_finished", True)):
             self._load(own)
 
-    def begin(self) -> int:
+    def begin(self) -> None:
         """An iterator is asked for; the loader itself goes on where it was."""
         self._begun = True
         super().begin()
+        self.loader.generator.manual_seed(_seed(self.seed, self.epoch, "workers"))
         for one in _samplers(self.loader):
             if isinstance(generator := getattr(one, "generator", None), torch.Generator):
                 generator.manual_seed(_seed(self.seed, self.epoch, "order"))
-        return 0
 
 
 class Ordered:
@@ -150,7 +149,21 @@ class Ordered:
                 if callable(set_epoch := getattr(one, "set_epoch", None)):
                     set_epoch(position.epoch)
             whole = list(self._sampler)
-        return iter(whole[position.batch :])
+        return (_of_epoch(one, position.epoch) for one in whole[position.batch :])
+
+
+class Indices(list[Any]):
+    """The indices of one batch, with the epoch that they belong to: persistent workers outlive epochs."""
+
+    epoch = 0
+
+
+def _of_epoch(one: Any, epoch: int) -> Any:
+    if not isinstance(one, list):
+        return one
+    indices = Indices(one)
+    indices.epoch = epoch
+    return indices
 
 
 class SeededWorker:
@@ -165,16 +178,16 @@ class SeededWorker:
         assert info is not None
         if self._then is not None:
             self._then(worker)
-        epoch = info.seed - info.id
+        base = info.seed - info.id
         kind = type(info.dataset)
         # A builtin list draws nothing, and its class cannot be changed.
         with contextlib.suppress(TypeError):
-            own = {"__getitems__": lambda dataset, indices: _items(kind, dataset, indices, epoch)}
+            own = {"__getitems__": lambda dataset, indices: _items(kind, dataset, indices, base)}
             info.dataset.__class__ = type(kind.__name__, (kind,), own)
 
 
-def _items(kind: type, dataset: Any, indices: list[Any], epoch: int) -> list[Any]:
-    number = _seed(epoch, 0, repr(list(indices)))
+def _items(kind: type, dataset: Any, indices: list[Any], base: int) -> list[Any]:
+    number = _seed(base, getattr(indices, "epoch", 0), repr(list(indices)))
     torch.manual_seed(number)
     random.seed(number)
     np.random.seed(number % 2**32)
@@ -203,7 +216,11 @@ def _counted(kind: type[Any]) -> type[Any]:
 
 
 def _inexact(loader: DataLoader[Any]) -> tuple[str, ...]:
-    """Why a loader without a state cannot go on exactly; empty where it can."""
+    """Why a loader cannot go on exactly; empty where it can."""
+    if isinstance(loader, Stateful):
+        if loader.persistent_workers and not isinstance(loader.dataset, IterableDataset):
+            return ("with persistent_workers, what workers draw at random is in nobody's state",)
+        return ()
     if isinstance(loader.dataset, IterableDataset):
         if not isinstance(loader.dataset, Stateful):
             return (f"{_named(loader.dataset)} is an IterableDataset without a state: it begins anew",)
@@ -211,7 +228,7 @@ def _inexact(loader: DataLoader[Any]) -> tuple[str, ...]:
             return (f"{_named(loader.dataset)} has its state in {loader.num_workers} workers, out of reach",)
         return ()
     sampler = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
-    for one in _samplers(sampler):
+    for one in reversed(list(_samplers(sampler))):
         kept = [
             name for name, value in getattr(one, "__dict__", {}).items() if isinstance(value, _GENERATORS)
         ]
