@@ -12,6 +12,7 @@ from launcher.branch.script import keys_of_shapes
 from launcher.branch.select import Kind, selected_names
 from launcher.checkpoint.content import OPTIMIZER
 from launcher.checkpoint.manifest import Manifest
+from launcher.config import OWN_LOOP
 from launcher.errors import CheckpointError
 from launcher.findings import Finding, finding_of
 from launcher.training.optim import build_optimizer
@@ -30,7 +31,7 @@ def fit_findings(
         plan: the branch.
         model: the plan's; its values do not matter.
         manifest: the checkpoint's.
-        optimizer: that of a script; by default the one that the config names.
+        optimizer: that of a script; for a task, the one that the config names.
     """
     expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
     prefix = "model_state_dict."
@@ -54,9 +55,9 @@ def fit_findings(
     # Of another model the number of parameters differs anyway; another class is a finding of its own.
     has_optimizer = OPTIMIZER in manifest.content.components
     if whole and has_optimizer and (not findings or "optimizer._target_" in plan.differences):
-        findings += _optimizer(
-            plan, manifest, optimizer or build_optimizer(plan.config.optimizer, model.parameters())
-        )
+        if plan.config.task._target_ != OWN_LOOP:
+            optimizer = build_optimizer(plan.config.optimizer, model.parameters())
+        findings += [] if optimizer is None else _optimizer(plan, manifest, optimizer)
     return findings
 
 
@@ -107,7 +108,9 @@ def _change(left: Kind | None, right: Kind | None) -> str:
 
 def _optimizer(plan: Plan, manifest: Manifest, own: Optimizer) -> list[Finding]:
     """Whether the optimizer's state is one of this optimizer's, over these parameters."""
-    groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
+    groups = [
+        (len(group["params"]), sorted(group.keys() - {"params", "initial_lr"})) for group in own.param_groups
+    ]
     there = [
         (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
         for group in manifest.content.optimizer_groups
@@ -120,7 +123,7 @@ def _optimizer(plan: Plan, manifest: Manifest, own: Optimizer) -> list[Finding]:
     return [
         Finding(
             "error",
-            f"optimizer._target_={target}",
+            f"optimizer._target_={target}" if plan.config.optimizer else "run.register(optimizer=...)",
             f"the checkpoint's optimizer is {trunks}: {_groups(there)}",
             f"{target}: {_groups(groups)}",
             "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",
