@@ -239,6 +239,8 @@ def _child(
 def _run_script(script: Path, arguments: list[str], prepare: list[Prepare]) -> None:
     """As ``python SCRIPT ARGUMENTS``, in the script's directory."""
     os.chdir(script.parent)
+    # Loaders fork their workers, as in a process that nobody forked.
+    multiprocessing.set_start_method("fork", force=True)
     sys.path[0] = str(script.parent)
     for one in prepare:
         one()
