@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from torch import set_num_threads
 
+from docs import refresh
 from launcher.lineage import Run, read_run
 from tests.script.project import GUIDE, KillScript, Project
 from tests.tiny_process import digest, metrics
+
+PAGE = refresh.GUIDE.read_text()
+COMMANDS = [shlex.split(line) for line in re.findall(r"^\$ (.+)$", PAGE, re.MULTILINE)]
+"""The guide's, in order: trunk, control, verify, siblings, compare."""
+
+
+def test_the_guide_shows_the_difference_between_its_scripts() -> None:
+    assert refresh.guide(PAGE) == PAGE, "python -m docs.refresh"
+    [block] = re.findall(r"```diff\n(.+?)```", PAGE, re.DOTALL)
+    assert "+@launcher.main(" in block
+    count = re.search(r"(\d+) lines come, (\d+) go", PAGE)
+    assert count is not None
+    assert int(count[1]) < 20
+    assert refresh.guide(PAGE.replace("+    main()", "+    mian()")) == PAGE
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The guide's project with its trunk of 60 steps. To be copied, not used."""
     project = Project.of(GUIDE, tmp_path_factory.mktemp("guide") / "project")
-    project.good()
+    [trunk, *_] = COMMANDS
+    project.good(*trunk[2:])
     return project
 
 
@@ -32,13 +52,15 @@ def sibling(project: Project, name: str) -> Run:
 
 
 def test_siblings_branch_exactly_in_one_group(project: Project) -> None:
-    project.good(
-        "-m", "branch.from_step=40", "fanout.control=true", "fanout.canary=true",
-        "learning_rate=1e-3,3e-4", "dropout=0.1,0.2",
-    )  # fmt: skip
+    siblings = COMMANDS[3]
+    assert siblings[2] == "-m"
+    project.good(*siblings[2:], "fanout.canary=true")
     control = sibling(project, "control")
     assert digest(control, 60) == digest(project.trunk, 60)
-    assert project.launcher("verify", control.id).status == 0
+    for command in COMMANDS[4], COMMANDS[2]:
+        looked = project.launcher(*command[1:])
+        assert looked.status == 0, looked.err
+    assert "exact: control-" in looked.out
     runs = [run for run in project.runs() if run.record.kind == "branch"]
     assert len(runs) == 4
     assert {run.record.group for run in runs} == {"checkpoint-40-experiments"}
@@ -47,6 +69,16 @@ def test_siblings_branch_exactly_in_one_group(project: Project) -> None:
     assert slow.record.differences == {"learning_rate": [1e-3, 3e-4]}
     assert metrics(slow)[50]["train/learning_rate"] < metrics(control)[50]["train/learning_rate"]
     assert {tuple(run.record.states) for run in runs} == {("2", "20")}
+
+
+def test_the_bare_script_computes_the_same(trained: Project) -> None:
+    """What is left of the loop is the loop that was there."""
+    ended = trained.good(
+        module=str(trained.script.with_name("bare.py")), prepare=[partial(set_num_threads, 1)]
+    )
+    said = {int(step): float(loss) for step, loss in re.findall(r"step (\d+): loss (\S+)", ended.out)}
+    logged = metrics(trained.trunk)
+    assert said == {step: round(line["train/loss"], 4) for step, line in logged.items()}
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
