@@ -44,6 +44,7 @@ def main() -> None:
     started = time.perf_counter()
     import train
 
+    entry.register()
     PARTS["import the task"] = time.perf_counter() - started
     run.plan = timed("resolve the branch point, read its digest", run.plan)
     run.preflight = timed("preflight", run.preflight)

@@ -259,7 +259,7 @@ class TaskConfig:
     _target_: str = MISSING
     """Import path of a class that implements :class:`launcher.training.task.Task`."""
     main: str | None = None
-    """Set by ``launcher.main``: the script's function with a loop of its own, as MODULE.FUNCTION."""
+    """Set by ``launcher.main``: the script's function, as MODULE.FUNCTION."""
 
 
 @dataclass

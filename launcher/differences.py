@@ -9,7 +9,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
-from launcher.config import Config
+from launcher.config import OWN_LOOP, Config
 from launcher.files import canonical_json, flatten
 
 NOT_COMPARED: tuple[str, ...] = (
@@ -64,6 +64,8 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
         if key.partition(".")[0] != "branch"
         and not any(fnmatchcase(key, p) for p in NOT_COMPARED)
         and not (key in ADDED_LATER and value == ADDED_LATER[key])
+        # Who calls the launcher's own loop changes nothing in it.
+        and not (key == "task.main" and flat.get("task._target_") != OWN_LOOP)
     }
 
 

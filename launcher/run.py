@@ -43,6 +43,7 @@ from launcher.report.summary import print_summary
 from launcher.script.loop import OwnLoop
 from launcher.session.session import Session, drive
 from launcher.session.source import Source, without_rng
+from launcher.session.task_run import call
 from launcher.training.device import choose_device, device_type, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
 from launcher.training.local_ranks import may_fork, start_ranks
@@ -97,7 +98,9 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             if isinstance(task, OwnLoop):
                 reached = _own_loop(run_plan, task, own, hooks, stop, device)
             else:
-                reached = _launchers_loop(run_plan, task, own, hooks, stop, device, ranks)
+                loop = partial(_launchers_loop, run_plan, task, own, hooks, stop, device, ranks)
+                script = config.task.main
+                reached = loop() if script is None else call(script, run_plan, device, loop)
             if isinstance(hooks, Recording):
                 hooks.finish("finished" if reached else "interrupted")
 

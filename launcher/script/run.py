@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from launcher.errors import RunFailed
+from launcher.errors import ConfigError, RunFailed
 from launcher.script.data import prepared
 from launcher.script.parts import Parts, collected
 from launcher.training.task import Direction, Stateful
@@ -48,7 +47,7 @@ class Stopped(BaseException):
     """Leaves a script's loop between two steps, with everything saved. Not an error; do not catch it."""
 
 
-class Run(ABC):
+class Run:
     """The run that a script's own loop trains: the second argument of ``main(cfg, run)``.
 
     Build model, optimizer and whatever else has state as always; hand them to :meth:`register`, which
@@ -149,58 +148,78 @@ class Run(ABC):
             self.advance()
             self.leave_if_interrupted()
 
+    def train(self) -> None:
+        """Train the task that ``task._target_`` names, by the launcher's own loop, to its end.
+
+        Raises:
+            ConfigError: the config names no task.
+        """
+        raise ConfigError(
+            "run.train() trains a task, and the config names none.",
+            where="task._target_",
+            expected="the import path of a class like launcher.training.task.Task",
+            do="name one, or write the loop: for step in run.steps()",
+        )
+
     @property
-    @abstractmethod
     def step(self) -> int:
         """Steps done, in the run's own numbering."""
+        raise self._has_no_loop("step")
 
     @property
-    @abstractmethod
     def should_stop(self) -> bool:
         """Whether the loop is to end after the present step: the end, :meth:`stop`, or a signal."""
+        raise self._has_no_loop("should_stop")
 
     @property
-    @abstractmethod
     def log_due(self) -> bool:
         """Whether the present step is one of ``training.log_every``, or the last."""
+        raise self._has_no_loop("log_due")
 
     @property
-    @abstractmethod
     def evaluation_due(self) -> bool:
         """Whether the present step is one of ``training.validate_every``, or the last one of such a run."""
+        raise self._has_no_loop("evaluation_due")
 
-    @abstractmethod
-    def log(self, metrics: Mapping[str, float | Tensor]) -> None:
+    def log(self, metrics: Mapping[str, float | Tensor]) -> None:  # noqa: ARG002
         """Metrics of the present step, scalars by name. Several calls in one step add up to one line.
 
         Names that begin with ``train/`` are written where :attr:`log_due` holds, so that a tensor is not
         waited for at each step; all others whenever they are given.
         """
+        raise self._has_no_loop("log")
 
-    @abstractmethod
     def save(self) -> None:
         """Save a checkpoint when the present step is over, whatever ``checkpoint.every`` says."""
+        raise self._has_no_loop("save")
 
-    @abstractmethod
     def stop(self) -> None:
         """End the run when the present step is over, as if it were the last: early stopping."""
+        raise self._has_no_loop("stop")
 
-    @abstractmethod
     def begin(self) -> None:
         """For loops that are another library's: the loop begins. :meth:`steps` calls it."""
+        raise self._has_no_loop("begin")
 
-    @abstractmethod
     def advance(self) -> None:
         """For loops that are another library's: a step is over. :meth:`steps` calls it."""
+        raise self._has_no_loop("advance")
 
-    @abstractmethod
     def leave_if_interrupted(self) -> None:
         """For loops that are another library's: leave ``main`` if a signal asked to stop.
 
         Raises:
             Stopped: the state is on disk.
         """
+        raise self._has_no_loop("leave_if_interrupted")
 
-    @abstractmethod
-    def _registered(self, parts: Parts) -> None:
+    def _registered(self, parts: Parts) -> None:  # noqa: ARG002
         """The parts are there; restore them."""
+        raise self._has_no_loop("register")
+
+    def _has_no_loop(self, name: str) -> ConfigError:
+        return ConfigError(
+            f"run.{name} belongs to a loop of the script's own.",
+            found="a config whose task._target_ names a task, which the launcher's loop trains: run.train()",
+            do="call run.train(), or drop task from the config and write the loop",
+        )

@@ -20,8 +20,8 @@ from launcher.script.hyperparameters import Fresh, fresh, rate, settle
 from launcher.script.loop import OwnLoop
 from launcher.script.parts import FRESH, MODEL, Parts
 from launcher.script.reading import noted
-from launcher.script.run import BranchedFrom, Facts, Run, Stopped
-from launcher.session.source import Source, taken, weights_of
+from launcher.script.run import Run, Stopped
+from launcher.session.source import Source, facts_of, taken, weights_of
 from launcher.session.unread import refuse_unread, tell_unread
 from launcher.training.loop import Hooks, Trained, due
 from launcher.training.progress import Progress
@@ -46,15 +46,8 @@ class Session(Run):
         started: Callable[[Trained, Origin], None],
     ) -> None:
         """``started`` is told once everything is restored and the first step is about to begin."""
-        point = plan.point
-        origin = None
-        if point is not None:
-            about = point.manifest
-            origin = BranchedFrom(point.run_id, about.step, point.checkpoint, about.sha256)
-        config, directory = plan.config, plan.directory.path
-        super().__init__(
-            Facts(plan.id, directory, device, config.seed, plan.end_step, plan.horizon_steps, origin)
-        )
+        config = plan.config
+        super().__init__(facts_of(plan, device))
         self.cfg, self._reads = noted(plain(config))
         self.progress = Progress(**vars(plan.start))
         self._plan, self._source, self._hooks, self._stop_asked = plan, source, hooks, stop

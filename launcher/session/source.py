@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from launcher.branch.plan import Plan
 from launcher.branch.select import selected_names
 from launcher.config import BranchConfig, Config
 from launcher.lineage import Origin
 from launcher.script.parts import DATA, Parts
+from launcher.script.run import BranchedFrom, Facts
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,12 @@ def without_rng(config: Config, source: Source) -> Source:
     if source.origin == "branch point" and (branch.restore == "weights" or "rng" in branch.reset):
         return Source(source.origin, {key: one for key, one in source.state.items() if key != "rng_state"})
     return source
+
+
+def facts_of(plan: Plan, device: torch.device) -> Facts:
+    """What a script is told of its run."""
+    origin = None
+    if (point := plan.point) is not None:
+        origin = BranchedFrom(point.run_id, point.manifest.step, point.checkpoint, point.manifest.sha256)
+    directory, seed = plan.directory.path, plan.config.seed
+    return Facts(plan.id, directory, device, seed, plan.end_step, plan.horizon_steps, origin)
