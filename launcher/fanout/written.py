@@ -45,6 +45,8 @@ class Fanout:
     time: str = field(default_factory=utc_now)
     code: str | None = field(default_factory=lambda: code_of(script_directory()))
     """Which code is launched, as git names it."""
+    script: str = field(default_factory=lambda: str(script_directory()))
+    """Directory of the script."""
 
 
 def launched_config(one: Candidate, fanout: Fanout) -> Config:
@@ -106,6 +108,7 @@ def sibling_of(one: Candidate, fanout: Fanout) -> Sibling:
         time=fanout.time,
         by=Process.this(),
         settings=fanout.settings,
+        script=fanout.script,
     )
     return Sibling(
         id=one.plan.id,
