@@ -144,7 +144,6 @@ class Session(Run):
         if self._begun:
             raise RunFailed("run.steps() was called twice.", do="take all steps in one loop")
         self._begun = True
-        self._live.model.train()
         if "rng_state" in self._source.state:
             restore_rng(dict(self._source.state["rng_state"]))
         if self.progress.step >= self.end_step:

@@ -120,6 +120,7 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, tmp_path: Path, nam
 
 
 def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> None:
+    project.edit("    data = read_text()", "    print('reading')\n    data = read_text()")
     wider = project.refuse("branch.from_step=40", "n_embd=64", "learning_rate=3e-4")
     assert "n_embd: checkpoint 32, config 64" in wider.said
     assert "learning_rate:" not in wider.said
