@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,5 @@ def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> N
     print_findings(candidates)
     options = FanoutConfig(skip_bad=True)
     stop_if_bad(candidates, options)
-    fanout = Fanout(name, settings, Path(launched.working_directory))
-    if launched.script is not None:
-        fanout = replace(fanout, script=launched.script)
+    fanout = Fanout(name, settings, Path(launched.working_directory), script=launched.script)
     launch(candidates, fanout, options, launcher, run)

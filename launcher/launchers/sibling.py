@@ -53,7 +53,7 @@ class Launch:
     settings: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings, so that the same launch can be repeated."""
     script: str | None = None
-    """Directory of the script, whose modules it imports; None: nobody kept it."""
+    """Directory of the script, of one that was started by its file: its modules are beside it."""
 
     def write(self, directory: Path) -> None:
         """Put it into a run's directory, atomically."""

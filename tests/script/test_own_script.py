@@ -16,6 +16,7 @@ from torch import set_num_threads
 from docs import refresh
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import read_manifest_file
+from launcher.launchers.sibling import read_launch
 from launcher.lineage import Run, read_run
 from tests.script.project import GUIDE, KillScript, Project
 from tests.tiny_process import digest, metrics
@@ -73,6 +74,7 @@ def test_siblings_branch_exactly_in_one_group(project: Project) -> None:
     assert metrics(slow)[50]["train/learning_rate"] < metrics(control)[50]["train/learning_rate"]
     assert {tuple(run.record.states) for run in runs} == {("2", "20")}
     # A process of its own, as a cluster starts it, finds the script: not another one of that name.
+    assert read_launch(slow.directory.path).script == str(project.script.parent.resolve())
     expected = digest(slow, 60)
     shutil.rmtree(slow.directory.checkpoints)
     slow.record.state = "interrupted"
@@ -132,6 +134,17 @@ def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> Non
     assert "failed before it registered anything" in broken
     assert "project/train.py:" in broken
     assert "Key 'bytes' is not in struct" in broken
+
+
+def test_a_canary_finds_state_that_nobody_registered(project: Project) -> None:
+    project.edit("    run.register(", "    decay = iter([1 - n / 99 for n in range(99)])\n    run.register(")
+    project.edit("loss.backward()", "(loss * next(decay)).backward()")
+    ended = project.launch(
+        "-m", "branch.from_step=40", "fanout.control=true", "fanout.canary=true", "learning_rate=3e-4"
+    )
+    assert ended.status == 1
+    assert "The canary did not pass: a step after loading again is not the step" in project.logs()
+    assert "not started" in ended.said
 
 
 def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:
