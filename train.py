@@ -7,21 +7,19 @@ python train.py -m branch.from_step=15000 loss=fixed,buggy  # siblings; group ch
 
 from __future__ import annotations
 
-import hydra
 from omegaconf import DictConfig
 
-from launcher.entry import exit_with_one_message, register, run_job
+import launcher
 from launcher.peptide import config as peptide_config
 
-register()
 peptide_config.register()
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> float | None:
-    """Run the job that Hydra composed."""
-    return run_job(composed)
+@launcher.main(config_path="conf", config_name="config")
+def main(cfg: DictConfig, run: launcher.Run) -> None:  # noqa: ARG001 - the task has the config
+    """Train the task that the config names. A script with a loop of its own has it here."""
+    run.train()
 
 
 if __name__ == "__main__":
-    exit_with_one_message(main)
+    main()

@@ -39,9 +39,10 @@ def main(overrides: Sequence[str]) -> None:
 
     import train  # noqa: F401 - it registers the task's schemas
     from launcher import sweep
-    from launcher.entry import exit_with_one_message, run_job
+    from launcher.entry import exit_with_one_message, register, run_job
     from launcher.fanout import check, launch
 
+    register()
     PARTS["import Hydra, launcher, task"] = time.perf_counter() - started
     watch(sweep.BranchSweeper, "candidates", "compose the siblings")
     watch(check, "check", "check them")

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from launcher.branch.declared import Declared
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.branch.plan import plan
 from launcher.config import Config
 from launcher.recording import Recording
@@ -105,13 +105,13 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
     pairs = []
     run_plan = plan(config, Declared())
     with Interruption() as interruption, Recording(run_plan, [], environment(CPU), Ranks()) as recording:
-        task = build_task(config)
+        task = launchers_task(config)
         seed_all(config.seed)
         factor = build_schedule(config.scheduler, run_plan.horizon_steps)
         trainer = Trainer(task, new_model(task, CPU), config, factor, Ranks())
         recording.start(trainer, "nothing")
         hooks = Timed(recording)
-        bare = Bare(config, build_task(config), directory / "bare.jsonl")
+        bare = Bare(config, launchers_task(config), directory / "bare.jsonl")
         warm = 3 * config.training.log_every
         # A segment's last step is logged and saved in any case, so the clock stops one step before it.
         train(trainer, warm, config, hooks, interruption, Ranks())

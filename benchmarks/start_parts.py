@@ -44,6 +44,7 @@ def main() -> None:
     started = time.perf_counter()
     import train
 
+    entry.register()
     PARTS["import the task"] = time.perf_counter() - started
     watched = (
         ("plan", "resolve the branch point, read its digest"),

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.config import Config
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.metrics_file import STEP, MetricsFile
@@ -76,7 +76,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds of each segment, by tracker."""
     prepare_process(config, CPU)
-    task = build_task(config)
+    task = launchers_task(config)
     seed_all(config.seed)
     trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
     hooks = Switched({name: started(name, directory) for name in (WITHOUT, *names)})

@@ -23,7 +23,7 @@ import torch
 from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from benchmarks.tracking import CPU, Switched
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.config import WandbConfig
 from launcher.files import cores
 from launcher.trackers.base import KeptCheckpoint, RunIdentity
@@ -62,7 +62,7 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
     )
     prepare_process(config, CPU)
     torch.set_num_threads(threads)
-    task = build_task(config)
+    task = launchers_task(config)
     seed_all(config.seed)
     trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
     place = root / f"run-{threads}"

@@ -1,11 +1,14 @@
 """Run the README's commands and put their real output below them: python -m docs.refresh DIRECTORY
 
+Also shows, in docs/own-script.md, in what its two scripts differ.
+
 A fenced ``console`` block starts with ``$ command``; what follows is its output. The commands run in
 order, in DIRECTORY: a clone of the project in which no run lies yet.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import subprocess
@@ -19,8 +22,10 @@ from rich.text import Text
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "demo.svg"
+GUIDE = ROOT / "docs" / "own-script.md"
 WIDTH = 112
 """Columns of the terminal that the commands think they write to."""
+_DIFF = re.compile(r"<!-- count -->.*?```diff\n.*?```", re.DOTALL)
 _BLOCK = re.compile(r"```console\n\$ (?P<command>[^\n]*)\n(?P<output>.*?)```", re.DOTALL)
 PICTURED = ("launcher tree", "launcher verify control")
 
@@ -36,6 +41,17 @@ class Shown:
 def shown(text: str) -> list[Shown]:
     """The commands of a Markdown page with their outputs, in order."""
     return [Shown(match["command"], match["output"]) for match in _BLOCK.finditer(text)]
+
+
+def guide(text: str) -> str:
+    """The guide's page with the difference between its scripts, and its lines counted."""
+    place = ROOT / "docs" / "own-script"
+    bare, own = ((place / name).read_text().splitlines() for name in ("bare.py", "train.py"))
+    lines = list(difflib.unified_diff(bare, own, "bare.py", "train.py", n=1, lineterm=""))
+    come, gone = (sum(line.startswith(sign) for line in lines[2:]) for sign in "+-")
+    block = "\n".join(line.rstrip() for line in lines)
+    counted = f"<!-- count -->{come} lines come, {gone} go, of {len(bare)}."
+    return _DIFF.sub(lambda _: f"{counted}\n\n```diff\n{block}\n```", text)
 
 
 def run(command: str, directory: Path, color: bool = False) -> tuple[int, str]:
@@ -66,6 +82,7 @@ def refresh(directory: Path) -> None:
         return f"```console\n$ {command}\n{output}```"
 
     README.write_text(_BLOCK.sub(again, README.read_text()))
+    GUIDE.write_text(guide(GUIDE.read_text()))
     picture(directory)
     screenshot(directory)
 

@@ -45,8 +45,22 @@ def prove_resumable(live: Trainer, load_again: Callable[[], Trainer], ranks: Ran
     again.gather_streams()
     loaded = described(again.state_dict(), ranks)
     from_disk = _one_step_more(again, ranks)
-    if not ranks.first:
-        return
+    if ranks.first:
+        refuse_unrepeatable(saved, in_memory, loaded, from_disk)
+
+
+def refuse_unrepeatable(saved: Content, in_memory: Content, loaded: Content, from_disk: Content) -> None:
+    """Stop a canary that does not go on as it would have.
+
+    Args:
+        saved: what was saved.
+        in_memory: what was in memory a step later.
+        loaded: what was loaded again.
+        from_disk: what that was a step later.
+
+    Raises:
+        RunFailed: names the first component that differs.
+    """
     for what, expected, found in (
         ("what was saved is not what is loaded again", saved, loaded),
         ("a step after loading again is not the step that would have come", in_memory, from_disk),

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launcher.commands import checkpoints, comparing, looking, managing, reporting, searching
+from launcher.commands import checkpoints, comparing, looking, managing, reporting, searching, starting
 from launcher.commands.verbs import Verbs
 from launcher.errors import LauncherError
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="launcher", description=__doc__)
     verbs = Verbs(parser)
-    for subject in (looking, checkpoints, comparing, reporting, managing, searching):
+    for subject in (looking, checkpoints, comparing, reporting, managing, searching, starting):
         subject.add(verbs)
     return parser
 

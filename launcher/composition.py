@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from launcher.branch.declared import Declared, declared
-from launcher.config import Config
+from launcher.config import LAUNCHERS, OWN_LOOP, Config, TrainingConfig
 from launcher.errors import ConfigError, LauncherError
 from launcher.validation import validate
 
@@ -33,7 +33,9 @@ def config_from(composed: DictConfig) -> Config:
     parts = [str(key) for key in composed if key != "hydra"]
     # What was composed on the schema has its types already: to merge it into the schema again costs ten times
     # as much, for each sibling.
-    typed = OmegaConf.get_type(composed) is Config and set(parts) == {one.name for one in fields(Config)}
+    own = [key for key in parts if key not in LAUNCHERS]
+    typed = OmegaConf.get_type(composed.get("training")) is TrainingConfig and set(parts) >= LAUNCHERS
+    typed = typed and (not own or OmegaConf.select(composed, "task._target_") == OWN_LOOP)
     try:
         values = {key: _value(composed[key], typed) for key in parts}
     except MissingMandatoryValue as error:
@@ -47,7 +49,8 @@ def config_from(composed: DictConfig) -> Config:
         raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
     if not typed:
         return Config.from_plain(values)
-    config = Config(**values)
+    config = Config(**{key: value for key, value in values.items() if key in LAUNCHERS})
+    config.own = {key: values[key] for key in own}
     validate(config)
     return config
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -18,6 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher.errors import ConfigError
 from launcher.validation import validate
+
+OWN_LOOP = "launcher.script.loop.OwnLoop"
+"""``task._target_`` of a script that has its own loop."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class BranchConfig:
     """Further places to try, in order, each written like ``from_checkpoint``."""
     require: str = "exact"
     """What a foreign checkpoint must have: all that makes a control ``exact``; ``state``: model, optimizer,
-    step; or ``weights``. What it lacks beyond that starts anew."""
+    step; or ``weights``. What it lacks beyond that starts anew, as does a script's data without a state."""
     allow_globals: list[str] = field(default_factory=list)
     """Classes (dotted names) that a foreign checkpoint may hold besides tensors and plain values."""
     sha256: str | None = None
@@ -257,6 +260,8 @@ class TaskConfig:
 
     _target_: str = MISSING
     """Import path of a class that implements :class:`launcher.training.task.Task`."""
+    main: str | None = None
+    """Set by ``launcher.main``: the script's function, as MODULE.FUNCTION."""
 
 
 @dataclass
@@ -294,6 +299,8 @@ class Config:
     """Only algorithms that give the same bits each time; a PyTorch operation without one is an error."""
     threads: int | None = None
     """CPU threads of PyTorch; ``null``: PyTorch's own choice. Exactness holds at an equal number."""
+    own: dict[str, Any] = field(default_factory=dict)
+    """Top-level keys of a script with a loop of its own, as they stand beside the launcher's."""
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Config:
@@ -302,8 +309,13 @@ class Config:
         Raises:
             ConfigError: a key that does not exist, a value of the wrong type or outside its range.
         """
+        task = plain.get("task")
+        known = dict(plain)
+        # Only a script's own loop has keys that nobody here knows.
+        free = isinstance(task, Mapping) and task.get("_target_") == OWN_LOOP
+        own = {key: known.pop(key) for key in plain if key not in LAUNCHERS} if free else {}
         try:
-            merged = OmegaConf.merge(_schema(), OmegaConf.create(dict(plain)))
+            merged = OmegaConf.merge(typed_schema(), OmegaConf.create(known))
             config = OmegaConf.to_object(merged)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
@@ -311,20 +323,22 @@ class Config:
                 f"The config is not valid: {str(error).splitlines()[0]}", where=key or None
             ) from error
         assert isinstance(config, cls)
+        config.own = own
         validate(config)
         return config
 
+    def node(self, name: str) -> Any:
+        """A top-level node: the launcher's or the script's own; None where there is none."""
+        return getattr(self, name) if name in LAUNCHERS else self.own.get(name)
+
+
+LAUNCHERS = frozenset(one.name for one in fields(Config)) - {"own"}
+"""The launcher's own top-level keys."""
+
 
 @functools.cache
-def _schema() -> DictConfig:
+def typed_schema() -> DictConfig:
     """The schema of a whole config; whoever merges into it gets a copy."""
     schema: DictConfig = OmegaConf.structured(Config)
+    del schema._content["own"]  # type: ignore[union-attr]
     return schema
-
-
-def register() -> None:
-    """Make the schema known to Hydra, as ``launcher_schema``."""
-    # Only who composes pays for Hydra: the console command reads configs without it.
-    from hydra.core.config_store import ConfigStore
-
-    ConfigStore.instance().store(name="launcher_schema", node=Config)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
-from launcher.config import Config
+from launcher.config import OWN_LOOP, Config
 from launcher.files import canonical_json, flatten
 
 NOT_COMPARED: tuple[str, ...] = (
@@ -28,7 +28,7 @@ NOT_COMPARED: tuple[str, ...] = (
 )
 """Keys that cannot change what a run computes. They are in no signature and are never a difference."""
 
-ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1, "launch.shard": False}
+ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1, "launch.shard": False, "task.main": None}
 """Keys that older records lack, with the value that they had in effect. At that value they are in no
 signature, so that a run keeps its id when the launcher is upgraded."""
 
@@ -49,8 +49,10 @@ its content digest stands in the signature instead: a checkpoint that moved is t
 
 
 def plain(config: Config) -> dict[str, Any]:
-    """A config as nested plain values, as it is recorded."""
-    return asdict(config)
+    """A config as nested plain values, as it is recorded; a script's own keys stand beside the launcher's."""
+    values = asdict(config)
+    own: dict[str, Any] = values.pop("own")
+    return {**values, **own}
 
 
 def compared(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +64,8 @@ def compared(config: Mapping[str, Any]) -> dict[str, Any]:
         if key.partition(".")[0] != "branch"
         and not any(fnmatchcase(key, p) for p in NOT_COMPARED)
         and not (key in ADDED_LATER and value == ADDED_LATER[key])
+        # Who calls the launcher's own loop changes nothing in it.
+        and not (key == "task.main" and flat.get("task._target_") != OWN_LOOP)
     }
 
 

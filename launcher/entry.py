@@ -14,8 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import config as schema
-from launcher import sweep
+from launcher import schema, sweep
 from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
@@ -28,9 +27,14 @@ from launcher.search_sweep import sweeper as search
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
 
 
-def register() -> None:
-    """Make the schema, the sweeper and the launchers known to Hydra; before its main is called."""
-    for part in (schema, sweep, search, pool, slurm, vertex):
+def register(main: str | None = None) -> None:
+    """Make the schema, the sweeper and the launchers known to Hydra; before its main is called.
+
+    Args:
+        main: the function of a script that has its own loop, as MODULE.FUNCTION; see :mod:`launcher.schema`.
+    """
+    schema.register(main)
+    for part in (sweep, search, pool, slurm, vertex):
         part.register()
 
 

@@ -34,9 +34,8 @@ from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.artifacts import uploaded
 from launcher.training.distributed import Ranks
+from launcher.training.loop import Trained
 from launcher.training.progress import Progress
-from launcher.training.task import Directed
-from launcher.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from launcher.search.pruning import Pruning
@@ -56,7 +55,7 @@ class Recording:
     ) -> None:
         self.plan, self._ranks = plan, ranks
         self._findings, self._environment = findings, environment
-        self._trainer: Trainer | None = None
+        self._trained: Trained | None = None
         self._pruning: Pruning | None = None
         self._pruned = False
         self._since = time.monotonic()
@@ -96,15 +95,14 @@ class Recording:
         self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
 
-    def start(self, trainer: Trainer, origin: Origin) -> None:
+    def start(self, trained: Trained, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""
-        self._trainer, self._since = trainer, time.monotonic()
-        step = trainer.live.progress.step
+        self._trained, self._since = trained, time.monotonic()
+        step = trained.progress.step
         self.record.starts.append(Start.now(origin, step, self.lease.token, self._job.id or None))
         self.record.step = step
-        self._note_environment(trainer, going_on=origin == "own checkpoint")
-        if isinstance(trainer.task, Directed):
-            self.record.directions = dict(trainer.task.directions)
+        self._note_environment(trained, going_on=origin == "own checkpoint")
+        self.record.directions = {**self.record.directions, **trained.directions}
         self.lease.note(step, self.plan.end_step)
         # An earlier start's count; what was dropped then may be sent now.
         said = self.record.trackers.items()
@@ -119,13 +117,13 @@ class Recording:
 
             self._pruning = Pruning(self.plan.directory.path.parent, trial)
 
-    def _note_environment(self, trainer: Trainer, going_on: bool) -> None:
+    def _note_environment(self, trained: Trained, going_on: bool) -> None:
         """What the run began with; of what it goes on with, only other code is noted."""
         began, now = self.record.environment, self._environment
         if not going_on or "device" not in began:
             config = self.plan.config
             facts = {"world_size": config.launch.nproc, "seed": config.seed}
-            self.record.environment = {**now, **facts, "data": trainer.task.fingerprint()}
+            self.record.environment = {**now, **facts, "data": trained.fingerprint()}
         elif "code" in began and began["code"].rpartition(", then ")[2] != now.get("code", began["code"]):
             began["code"] = f"{began['code']}, then {now['code']}"
 
@@ -145,25 +143,25 @@ class Recording:
 
     def save(self) -> None:
         """A checkpoint of the present state, written beside the training."""
-        assert self._trainer is not None
-        progress = self._trainer.live.progress
+        assert self._trained is not None
+        progress = self._trained.progress
         self._trackers.sync()
         self._publishing.saving(progress.step, self.record.metrics)
-        self._writer.save(self._trainer.state_dict(), self._about(progress))
+        self._writer.save(self._trained.state_dict(), self._about(progress))
         self._note_saved()
         self._write_record()
 
     def after_step(self) -> None:
         """Fail the run if a write failed meanwhile."""
-        assert self._trainer is not None
+        assert self._trained is not None
         self._writer.check()
         self._publishing.saved(self._writer.saved)
-        step = self._trainer.live.progress.step
+        step = self._trained.progress.step
         self.lease.note(step, self.plan.end_step)
         if step == self.record.starts[-1].step + 1:
-            self._writer.reserve(self._trainer.state_dict())
+            self._writer.reserve(self._trained.state_dict())
         if step - self.record.start_step in self.plan.config.fanout.looks:
-            self._note_weights(step, described(weights_of(self._trainer), self._ranks))
+            self._note_weights(step, described(weights_of(self._trained), self._ranks))
             self._write_record()
         self._bar.advance(step)
 
@@ -175,7 +173,7 @@ class Recording:
 
     def finish(self, state: State) -> None:
         """The loop is over: everything onto the disk, then say so in the record."""
-        assert self._trainer is not None
+        assert self._trained is not None
         if state == "interrupted" and self._pruned:
             state = "pruned"
         self._writer.close()
@@ -255,21 +253,21 @@ class Recording:
         return branched_steps(Path(self.plan.config.paths.outputs), self.plan.id) | self._publishing.under_way
 
     def _about(self, progress: Progress) -> About:
-        assert self._trainer is not None
+        assert self._trained is not None
         return About(
             step=progress.step,
             absolute_step=progress.absolute_step,
             run=self.plan.id,
             parent=asdict(self.record.parent) if self.record.parent else None,
             config=plain(self.plan.config),
-            data_fingerprint=self._trainer.task.fingerprint(),
+            data_fingerprint=self._trained.fingerprint(),
             environment=self.record.environment,
             metrics=dict(self.record.metrics),
             progress={
                 **progress.state_dict(),
                 "end_step": self.plan.end_step,
                 "horizon_steps": self.plan.horizon_steps,
-                "schedule_step": self._trainer.live.scheduler.last_epoch,
+                "schedule_step": self._trained.schedule_step,
             },
         )
 

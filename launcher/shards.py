@@ -14,8 +14,7 @@ from launcher.checkpoint.manifest import About, Content
 from launcher.checkpoint.writer import CheckpointWriter
 from launcher.config import CheckpointConfig
 from launcher.training.distributed import Ranks
-from launcher.training.loop import Unrecorded
-from launcher.training.trainer import Trainer
+from launcher.training.loop import Trained, Unrecorded
 
 if TYPE_CHECKING:
     from launcher.checkpoint.together import Peers
@@ -61,7 +60,7 @@ class Sharing(Unrecorded):
 
     def __init__(self, plan: Plan, ranks: Ranks) -> None:
         self._plan, self._ranks = plan, ranks
-        self._trainer: Trainer | None = None
+        self._trained: Trained | None = None
         self._began = 0
 
     def __enter__(self) -> Sharing:
@@ -76,31 +75,31 @@ class Sharing(Unrecorded):
         with contextlib.suppress(Exception) if error is not None else contextlib.nullcontext():
             self._writer.close()
 
-    def start(self, trainer: Trainer) -> None:
+    def start(self, trained: Trained) -> None:
         """The live objects are ready."""
-        self._trainer, self._began = trainer, trainer.live.progress.step
+        self._trained, self._began = trained, trained.progress.step
 
     def save(self) -> None:
         """This rank's part of a checkpoint."""
-        assert self._trainer is not None
-        progress = self._trainer.live.progress
+        assert self._trained is not None
+        progress = self._trained.progress
         about = About(progress.step, progress.absolute_step, self._plan.id)
-        self._writer.save(self._trainer.state_dict(), about)
+        self._writer.save(self._trained.state_dict(), about)
 
     def after_step(self) -> None:
         """Fail if a write failed meanwhile; take part in what rank 0 does."""
-        assert self._trainer is not None
+        assert self._trained is not None
         self._writer.check()
-        step = self._trainer.live.progress.step
+        step = self._trained.progress.step
         if step == self._began + 1:
-            self._writer.reserve(self._trainer.state_dict())
+            self._writer.reserve(self._trained.state_dict())
         if step - self._plan.start.step in self._plan.config.fanout.looks:
-            described(weights_of(self._trainer), self._ranks)
+            described(weights_of(self._trained), self._ranks)
 
 
 WEIGHTS = "model_state_dict"
 
 
-def weights_of(trainer: Trainer) -> dict[str, Any]:
+def weights_of(trained: Trained) -> dict[str, Any]:
     """The part of the state whose digest a run record keeps."""
-    return {WEIGHTS: dict(trainer.live.model.state_dict())}
+    return {WEIGHTS: trained.weights()}

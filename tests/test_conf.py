@@ -15,10 +15,12 @@ import train
 from launcher.branch.effect import build_task
 from launcher.composition import config_from
 from launcher.config import Config
+from launcher.entry import register
 from launcher.training.schedule import build_schedule
 from tests.tiny_process import ROOT, Tiny, digest
 
-assert train.main  # Importing the door makes its schemas known.
+assert train.main  # Importing the door makes the task's schemas known.
+register("train.main")  # As the door does when it is entered.
 
 CONFS = {"train": ROOT / "conf", "tests.tiny_train": ROOT / "tests" / "conf"}
 GROUPS = ("branch", "curriculum", "loss", "model", "data", "optimizer", "scheduler", "tracker", "task")

@@ -17,21 +17,26 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("findings",),
     ("handlers", "layout", "messages", "process", "validation"),
     ("config", "files"),
-    ("differences", "lease"),
+    ("differences", "lease", "schema"),
     ("training", "checkpoint", "trackers", "lineage"),
-    ("sources", "ledger"),
+    ("sources", "ledger", "script"),
     ("branch", "report", "launchers"),
     ("publishing", "search", "taking"),
     ("shards",),
     ("recording", "canary"),
+    ("session",),
     ("run", "fanout"),
     ("job",),
     ("composition",),
     ("sweep", "commands"),
     ("search_sweep",),
     ("cli", "entry"),
+    ("decorator",),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
+
+PUBLIC = ("decorator", "script.run")
+"""Where the names of ``launcher`` itself come from."""
 
 TASKS: Mapping[str, tuple[str, ...]] = {"peptide": ("errors", "files", "config", "training.task")}
 """What a task may import: public interfaces. Nothing imports a task but ``train.py`` and the tests."""
@@ -62,6 +67,7 @@ LIGHT = (
     "lineage.py", "ledger/*.py", "checkpoint/formats/known.py", "checkpoint/manifest.py",
     "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py",
     "launchers/pool.py", "launchers/vertex.py", "launchers/custom_jobs/s*.py", "fanout/jobs.py", "cli.py",
+    "decorator.py", "entry.py",
     "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""
@@ -129,7 +135,7 @@ def violations(sources: Mapping[str, str]) -> list[str]:
                 wrong.append(f"{where}; only {' or '.join(homes)} does")
             if not is_in(name, "launcher") or module == "train":
                 continue
-            permitted = () if part == "__init__" else allowed(part)
+            permitted = PUBLIC if part == "__init__" else allowed(part)
             if not any(is_in(name, f"launcher.{each}") for each in permitted):
                 wrong.append(f"{where}; {part} may import only {', '.join(permitted)}")
     return wrong
@@ -172,6 +178,9 @@ def test_imports_point_down_only() -> None:
         ("launcher.report.tree", "from matplotlib.figure import Figure", "only launcher.report.figures does"),
         ("train", "import wandb", "only launcher.trackers.wandb or launcher.sources.wandb does"),
         ("launcher.__init__", "from launcher import errors", "imports launcher.errors"),
+        ("launcher.__init__", "from launcher.run import run", "imports launcher.run.run"),
+        ("launcher.entry", "from launcher.decorator import main", "imports launcher.decorator.main"),
+        ("launcher.branch.plan", "import launcher.session.source", "imports launcher.session.source"),
     ],
 )
 def test_a_planted_violation_is_found(module: str, source: str, complaint: str) -> None:
@@ -189,6 +198,7 @@ def test_a_planted_violation_is_found(module: str, source: str, complaint: str) 
         ("launcher.trackers.wandb", "def f():\n    import wandb.sdk\n"),
         ("launcher.run", "import launcher.trackers.base, torch\nfrom launcher import lineage, files"),
         ("train", "import launcher.peptide.task"),
+        ("launcher.__init__", "from launcher.decorator import main"),
     ],
 )
 def test_what_is_permitted_is_not_complained_about(module: str, source: str) -> None:
@@ -212,6 +222,12 @@ def heavy_after(statement: str) -> list[str]:
 @pytest.mark.parametrize("module", light_modules())
 def test_looking_at_runs_imports_nothing_heavy(module: str) -> None:
     assert heavy_after(f"import {module}") == []
+
+
+def test_the_public_names_are_imported_at_their_first_use() -> None:
+    assert heavy_after("import launcher; launcher.__all__") == []
+    assert "torch" in heavy_after("import launcher; assert callable(launcher.main) and launcher.Run.steps")
+    assert heavy_after("import launcher; assert not hasattr(launcher, 'run_job')") == []
 
 
 def test_a_heavy_import_is_seen() -> None:

@@ -225,6 +225,9 @@ def _child(
         descriptor = os.open(Path(streams, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if module.endswith(".py"):
+        _run_script(Path(module), arguments, prepare)
+        return
     if module == "tests.tiny_train":
         # Hydra composes everything once more only to look for hydra.mode, which nobody sets here.
         Hydra.get_mode = lambda *_, **__: None
@@ -233,3 +236,16 @@ def _child(
     sys.argv = [f"{module.rpartition('.')[2]}.py", *arguments]
     sys.modules.pop(module, None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _run_script(script: Path, arguments: list[str], prepare: list[Prepare]) -> None:
+    """As ``python SCRIPT ARGUMENTS``, in the script's directory."""
+    os.chdir(script.parent)
+    # Loaders fork their workers, as in a process that nobody forked.
+    multiprocessing.set_start_method("fork", force=True)
+    sys.path[0] = str(script.parent)
+    for one in prepare:
+        one()
+    sys.argv = [script.name, *arguments]
+    sys.modules.pop(script.stem, None)
+    runpy.run_path(str(script), run_name="__main__")

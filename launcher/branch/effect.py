@@ -10,11 +10,12 @@ from hydra.utils import get_class
 
 from launcher.branch.foreign import UNKNOWN
 from launcher.branch.plan import Plan
-from launcher.config import Config
+from launcher.config import OWN_LOOP, Config
 from launcher.differences import plain
 from launcher.errors import ConfigError
 from launcher.files import canonical_json, flatten
 from launcher.findings import Finding
+from launcher.script.loop import OwnLoop
 from launcher.training.device import device_type
 from launcher.training.optim import hyperparameters
 from launcher.training.schedule import Factor, build_schedule
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def build_task(config: Config) -> Task:
-    """The task that ``task._target_`` names.
+def build_task(config: Config) -> Task | OwnLoop:
+    """The task that ``task._target_`` names, or the script's function in place of one.
 
     Raises:
         ConfigError: it cannot be imported, lacks a part of the protocol, or misuses an optional one.
     """
     target = config.task._target_
+    if target == OWN_LOOP:
+        return OwnLoop(config)
     try:
         cls = get_class(target)
     except (ImportError, ValueError) as error:
@@ -56,6 +59,13 @@ def build_task(config: Config) -> Task:
     return task
 
 
+def launchers_task(config: Config) -> Task:
+    """The task that the launcher's own loop trains; see :func:`build_task`."""
+    task = build_task(config)
+    assert not isinstance(task, OwnLoop)
+    return task
+
+
 class Settings:
     """Everything that decides what each step of a plan computes, under some config."""
 
@@ -63,7 +73,7 @@ class Settings:
         self, config: Config, plan: Plan, task: Task | None = None, model: nn.Module | None = None
     ) -> None:
         """``task`` and ``model``: the config's, where they are built already."""
-        self._task = task or build_task(config)
+        self._task = task or launchers_task(config)
         self._factor: Factor = build_schedule(config.scheduler, plan.horizon_steps)
         self._plan = plan
         optimizer = hyperparameters(config.optimizer)
@@ -157,8 +167,13 @@ def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
         elif first > 1:
             step = plan.start.step + first
             findings.append(Finding("note", f"{unit}={value}", f"takes effect from step {step} on", do=""))
-    _begins[plan.id] = begins or 1
+    note_effect(plan, begins or 1)
     return findings
+
+
+def note_effect(plan: Plan, begins: int) -> None:
+    """Remember the first step of a branch at which what was changed shows."""
+    _begins[plan.id] = begins
 
 
 def effect_begins(plan: Plan) -> int | None:
@@ -183,10 +198,7 @@ def _without_effect(plan: Plan, typed: str, source: str, keys: Iterable[str]) ->
 
 def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
     """The own settings with some keys as the trunk has them; None if such a config cannot be built."""
-    assert plan.point is not None
-    nested, trunk = plain(plan.config), flatten(plan.point.manifest.about.config)
-    for key in keys:
-        _set(nested, key, trunk)
+    nested = taken_back(plan, keys)
     config = {key: value for key, value in nested.items() if key not in _NOT_SETTINGS}
     steps = (plan.horizon_steps, plan.schedule_start, plan.start.task_step)
     mark = hashlib.sha256(canonical_json([config, steps])).digest()
@@ -200,6 +212,15 @@ def _taken_back(plan: Plan, keys: Iterable[str]) -> Settings | None:
             # needs), so it certainly matters. What a task raises on such a config is its own affair.
             _known[mark] = None
     return _known[mark]
+
+
+def taken_back(plan: Plan, keys: Iterable[str]) -> dict[str, Any]:
+    """The branch's config as plain values, with some keys as the trunk has them."""
+    assert plan.point is not None
+    nested, trunk = plain(plan.config), flatten(plan.point.manifest.about.config)
+    for key in keys:
+        _set(nested, key, trunk)
+    return nested
 
 
 _NOT_SETTINGS = frozenset({"paths", "tracker", "tracking", "checkpoint", "fanout"})

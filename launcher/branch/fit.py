@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch.optim import Optimizer
 
 from launcher.branch.plan import Plan
+from launcher.branch.script import keys_of_shapes
 from launcher.branch.select import Kind, selected_names
 from launcher.checkpoint.content import OPTIMIZER
 from launcher.checkpoint.manifest import Manifest
+from launcher.config import OWN_LOOP
 from launcher.errors import CheckpointError
 from launcher.findings import Finding, finding_of
 from launcher.training.optim import build_optimizer
@@ -20,13 +22,16 @@ SHOWN = 4
 """How many of the tensors that do not fit are named."""
 
 
-def fit_findings(plan: Plan, model: torch.nn.Module, manifest: Manifest) -> list[Finding]:
+def fit_findings(
+    plan: Plan, model: torch.nn.Module, manifest: Manifest, optimizer: Optimizer | None = None
+) -> list[Finding]:
     """Hold every parameter and buffer, and the optimizer's groups, against the checkpoint's.
 
     Args:
         plan: the branch.
         model: the plan's; its values do not matter.
         manifest: the checkpoint's.
+        optimizer: that of a script; for a task, the one that the config names.
     """
     expected = {name: _kind(tensor) for name, tensor in model.state_dict().items()}
     prefix = "model_state_dict."
@@ -50,7 +55,9 @@ def fit_findings(plan: Plan, model: torch.nn.Module, manifest: Manifest) -> list
     # Of another model the number of parameters differs anyway; another class is a finding of its own.
     has_optimizer = OPTIMIZER in manifest.content.components
     if whole and has_optimizer and (not findings or "optimizer._target_" in plan.differences):
-        findings += _optimizer(plan, manifest, model)
+        if plan.config.task._target_ != OWN_LOOP:
+            optimizer = build_optimizer(plan.config.optimizer, model.parameters())
+        findings += [] if optimizer is None else _optimizer(plan, manifest, optimizer)
     return findings
 
 
@@ -61,7 +68,9 @@ def _tensor_findings(
         return []
     names = [f"{name} {_change(left, right)}" for name, left, right in unlike]
     listing = "\n".join(names[:SHOWN]) + (f"\n… and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    keys = {key: pair for key, pair in plan.differences.items() if key.startswith("model.")}
+    keys = {
+        key: pair for key, pair in plan.differences.items() if key.startswith("model.")
+    } or keys_of_shapes(plan)
     rename = plan.config.branch.rename
     if not keys and rename:
         said = ", ".join(f"{old} → {new}" for old, new in rename.items())
@@ -97,23 +106,24 @@ def _change(left: Kind | None, right: Kind | None) -> str:
     return f"{left or 'absent'} → {right or 'absent'}"
 
 
-def _optimizer(plan: Plan, manifest: Manifest, model: nn.Module) -> list[Finding]:
+def _optimizer(plan: Plan, manifest: Manifest, own: Optimizer) -> list[Finding]:
     """Whether the optimizer's state is one of this optimizer's, over these parameters."""
-    own = build_optimizer(plan.config.optimizer, model.parameters())
-    groups = [(len(group["params"]), sorted(group.keys() - {"params"})) for group in own.param_groups]
+    groups = [
+        (len(group["params"]), sorted(group.keys() - {"params", "initial_lr"})) for group in own.param_groups
+    ]
     there = [
         (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
         for group in manifest.content.optimizer_groups
     ]
     # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.
-    target = plan.config.optimizer.get("_target_")
+    target = plan.config.optimizer.get("_target_", type(own).__name__)
     trunks, _ = plan.differences.get("optimizer._target_", (target, target))
     if _fits(there, groups, plan) and trunks == target:
         return _missing_moments(plan)
     return [
         Finding(
             "error",
-            f"optimizer._target_={target}",
+            f"optimizer._target_={target}" if plan.config.optimizer else "run.register(optimizer=...)",
             f"the checkpoint's optimizer is {trunks}: {_groups(there)}",
             f"{target}: {_groups(groups)}",
             "keep the trunk's optimizer, or start a new one: branch.reset=[optimizer,scheduler]",

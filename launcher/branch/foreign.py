@@ -13,6 +13,8 @@ from launcher.config import BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
 from launcher.findings import Finding
+from launcher.script.loop import OwnLoop
+from launcher.script.parts import DATA
 from launcher.training.optim import hyperparameters
 from launcher.training.task import Task
 
@@ -82,7 +84,7 @@ def _optimizer(point: BranchPoint, config: Config) -> dict[str, Any]:
     return known
 
 
-def foreign_findings(plan: Plan, task: Task) -> list[Finding]:
+def foreign_findings(plan: Plan, task: Task | OwnLoop) -> list[Finding]:
     """How exact a branch from a foreign checkpoint can be, and what of its trunk nobody knows."""
     point = plan.point
     if point is None or not point.foreign:
@@ -102,7 +104,7 @@ def foreign_findings(plan: Plan, task: Task) -> list[Finding]:
     ]
 
 
-def _missing(branch: BranchConfig, point: BranchPoint, task: Task) -> list[Finding]:
+def _missing(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop) -> list[Finding]:
     lacking = lacking_parts(branch, point, task)
     reached = level(lacking)
     if LEVELS.index(reached) < LEVELS.index(branch.require):
@@ -123,12 +125,15 @@ def _missing(branch: BranchConfig, point: BranchPoint, task: Task) -> list[Findi
     ]
 
 
-def lacking_parts(branch: BranchConfig, point: BranchPoint, task: Task) -> list[str]:
+def lacking_parts(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop) -> list[str]:
     """The parts that the branch would take over and that the checkpoint does not have."""
     if branch.restore == "weights":
         return []
     lacking = list(point.missing)
-    if task.stateful() and "task" not in point.manifest.content.components:
+    components = point.manifest.content.components
+    if isinstance(task, OwnLoop) and "data" in task.parts.stateful and DATA not in components:
+        lacking += ["data position"] if "data position" not in lacking else []
+    if task.stateful() and "task" not in components:
         lacking.append("state of the task's own parts")
     given_up = {"optimizer": "optimizer", "step": "step", "data position": "data"}
     return [part for part in lacking if _part(part, given_up) not in branch.reset]
@@ -155,7 +160,7 @@ def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
     groups = point.manifest.content.optimizer_groups
-    if groups and "optimizer.lr" not in _optimizer(point, plan.config):
+    if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
         notes.append(Finding("note", f"optimizer.lr={rate}", "the checkpoint does not tell its base rate"))
     if plan.config.branch.steps is None and found.end_step is None:

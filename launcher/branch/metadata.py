@@ -18,7 +18,7 @@ def tags(plan: Plan) -> tuple[str, ...]:
     chosen = [
         label
         for node in plan.declared.nodes
-        if node in FACTOR_NODES and (label := (getattr(plan.config, node) or {}).get("label"))
+        if node in FACTOR_NODES and (label := (plan.config.node(node) or {}).get("label"))
     ]
     own = (*plan.config.branch.tags, *plan.config.tracking.tags)
     return tuple(dict.fromkeys((*origin, *plan.labels, *chosen, *own)))
@@ -35,7 +35,7 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
     """The resolved config, the branch point, and each factor's own facts, as plain values."""
     told = plain(plan.config)
     for node in FACTOR_NODES:
-        told.update((getattr(plan.config, node) or {}).get("facts") or {})
+        told.update((plan.config.node(node) or {}).get("facts") or {})
     told["branch_type"] = plan.branch_type or plan.kind
     told["stream"] = plan.stream
     told["comparison_to_run"] = comparison(plan)

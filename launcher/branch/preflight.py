@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from launcher.branch.effect import build_task, effect_findings
+from launcher.branch.effect import build_task, effect_findings, note_effect
 from launcher.branch.fit import fit_findings
 from launcher.branch.foreign import foreign_findings
 from launcher.branch.plan import Plan
 from launcher.branch.record import new_record, resharded
+from launcher.branch.script import own_keys, script_findings
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.differences import override
@@ -22,6 +23,7 @@ from launcher.findings import Finding, errors, render_findings
 from launcher.ledger.entry import Entry, entry_of
 from launcher.ledger.ledger import against, computed
 from launcher.lineage import Run, find_run, read_runs
+from launcher.script.loop import OwnLoop
 from launcher.trackers.trackers import not_installed
 from launcher.training.distributed import indivisible
 from launcher.training.optim import build_optimizer
@@ -49,7 +51,8 @@ def preflight(
     task, model, fingerprint = _built(plan)
     if runs is None:
         runs, _ = read_runs(Path(plan.config.paths.outputs))
-    findings = _place(plan) + _shares(plan, task, model) + _trackers(plan)
+    findings = _place(plan) + _trackers(plan)
+    findings += script_findings(plan, task) if isinstance(task, OwnLoop) else _shares(plan, task, model)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -58,7 +61,7 @@ def preflight(
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
         findings += foreign_findings(plan, task)
-        findings += fit_findings(plan, model, manifest)
+        findings += fit_findings(plan, model, manifest, task.optimizer if isinstance(task, OwnLoop) else None)
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
         own = entry_of(new_record(plan, [], dict(environment)))
@@ -66,7 +69,9 @@ def preflight(
         findings += _seed(plan)
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)
-        if not errors(findings):
+        if isinstance(task, OwnLoop):
+            note_effect(plan, 1)
+        elif not errors(findings):
             findings += effect_findings(plan, task, model)
     return findings
 
@@ -85,7 +90,7 @@ def recheck(plan: Plan, environment: Mapping[str, object]) -> list[Finding]:
     return findings
 
 
-def _built(plan: Plan) -> tuple[Task, torch.nn.Module, str]:
+def _built(plan: Plan) -> tuple[Task | OwnLoop, torch.nn.Module, str]:
     """The task, its model without memory, and its data's fingerprint: all that the config names can be built.
 
     Raises:
@@ -93,6 +98,8 @@ def _built(plan: Plan) -> tuple[Task, torch.nn.Module, str]:
         DataError: the data is not there.
     """
     task = build_task(plan.config)
+    if isinstance(task, OwnLoop):
+        return task, task.parts.model, task.fingerprint()
     build_schedule(plan.config.scheduler, plan.horizon_steps)
     with torch.device("meta"):
         model = task.build_model()
@@ -207,6 +214,8 @@ def _data(plan: Plan, manifest: Manifest, fingerprint: str) -> list[Finding]:
     """Other data is a difference like any other: fine if the config says so, refused if it does not."""
     foreign = plan.point is not None and plan.point.foreign
     if foreign or any(key.partition(".")[0] in {"data", "task"} for key in plan.differences):
+        return []
+    if own_keys(plan):  # Which of a script's keys speak of its data, nobody here knows.
         return []
     return changed_data(manifest, fingerprint)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from launcher.config import Config, FanoutConfig
+from launcher.differences import plain
 from launcher.errors import ConfigError, LauncherError
 from launcher.launchers.forking.fork_server import ForkServer, import_modules
 from launcher.launchers.plugins import register_plugin
@@ -174,6 +175,8 @@ def _modules(config: DictConfig) -> Iterator[str]:
         return
     yield "launcher.training.trainer"
     yield str(target).rpartition(".")[0]
+    if (main := OmegaConf.select(config, "task.main")) is not None:
+        yield str(main).rpartition(".")[0]
     # The first optimizer of a process imports it, which takes as long as torch itself.
     yield "torch._dynamo"
     for tracker, settings in (OmegaConf.select(config, "tracker") or {}).items():
@@ -185,7 +188,7 @@ def _modules(config: DictConfig) -> Iterator[str]:
 def restored(settings: Mapping[str, Any], config: Config) -> PoolLauncher:
     """The launcher with the settings that an earlier launch had, outside Hydra."""
     launcher = PoolLauncher(settings.get("slots"), settings.get("slots_per_gpu", 1))
-    launcher.begin(OmegaConf.create(asdict(config)))
+    launcher.begin(OmegaConf.create(plain(config)))
     return launcher
 
 

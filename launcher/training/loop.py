@@ -5,13 +5,47 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from launcher.config import Config
 from launcher.training.distributed import Ranks
 from launcher.training.progress import Progress
 from launcher.training.signals import Interruption
+from launcher.training.task import Direction
 from launcher.training.trainer import Trainer
+
+
+class Trained(Protocol):
+    """What is recorded of whoever takes the steps: the launcher's own trainer, or a script's loop."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        ...
+
+    @property
+    def schedule_step(self) -> int:
+        """Steps that were taken in the learning-rate schedule."""
+        ...
+
+    @property
+    def directions(self) -> Mapping[str, Direction]:
+        """Which way metrics are better, as far as that is said; see :class:`.task.Directed`."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Identifies the data."""
+        ...
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state between two steps."""
+        ...
 
 
 class Hooks(Protocol):

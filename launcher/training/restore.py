@@ -44,18 +44,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         CheckpointError: a name is missing or unknown, or a shape or dtype differs.
     """
-    expected, weights = model.state_dict(), with_tied(model, weights)
-    unlike = [
-        f"{name}: checkpoint {_kind(weights.get(name))}, model {_kind(expected.get(name))}"
-        for name in sorted(expected.keys() | weights.keys())
-        if _kind(weights.get(name)) != _kind(expected.get(name))
-    ]
-    if unlike:
-        raise CheckpointError(
-            "The checkpoint's weights do not fit the model.",
-            where="model_state_dict",
-            found="; ".join(unlike[:8]) + (f"; and {len(unlike) - 8} more" if len(unlike) > 8 else ""),
-        )
+    weights = with_tied(model, weights)
+    refuse_unlike(model, weights)
     shared = _shared_parameters(model)
     trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.load_state_dict(dict(weights), strict=True, assign=True)
@@ -67,6 +57,26 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained[name])
     return model
+
+
+def refuse_unlike(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Hold ``weights`` against the model's own, strictly.
+
+    Raises:
+        CheckpointError: a name is missing or unknown, or a shape or dtype differs.
+    """
+    expected = model.state_dict()
+    unlike = [
+        f"{name}: checkpoint {_kind(weights.get(name))}, model {_kind(expected.get(name))}"
+        for name in sorted(expected.keys() | weights.keys())
+        if _kind(weights.get(name)) != _kind(expected.get(name))
+    ]
+    if unlike:
+        raise CheckpointError(
+            "The checkpoint's weights do not fit the model.",
+            where="model_state_dict",
+            found="; ".join(unlike[:8]) + (f"; and {len(unlike) - 8} more" if len(unlike) > 8 else ""),
+        )
 
 
 def with_tied(model: nn.Module, weights: Mapping[str, _T]) -> dict[str, _T]:

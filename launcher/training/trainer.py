@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from launcher.training.optim import build_optimizer, build_scheduler
 from launcher.training.progress import Progress
 from launcher.training.rng import restore_rng, rng_digest, rng_state
 from launcher.training.schedule import Factor
-from launcher.training.task import Batch, Task
+from launcher.training.task import Batch, Directed, Direction, Task
 
 
 class Live(NamedTuple):
@@ -184,6 +184,29 @@ class Trainer:
                     where=name,
                     found=str(error) or type(error).__name__,
                 ) from error
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        return self.live.progress
+
+    @property
+    def schedule_step(self) -> int:
+        """Steps that were taken in the learning-rate schedule."""
+        return self.live.scheduler.last_epoch
+
+    @property
+    def directions(self) -> Mapping[str, Direction]:
+        """Which way metrics are better, where the task says so."""
+        return self.task.directions if isinstance(self.task, Directed) else {}
+
+    def fingerprint(self) -> str:
+        """Identifies the data."""
+        return self.task.fingerprint()
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The model's state."""
+        return dict(self.live.model.state_dict())
 
     def set_schedule(self, step: int) -> None:
         """Put the schedule behind so many steps; the rates follow when hyperparameters are applied."""

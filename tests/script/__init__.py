@@ -1,0 +1,1 @@
+"""Scripts that keep their own loop."""
