@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,7 @@ from launcher.branch.preflight import (
     recheck,
     require_clean,
 )
-from launcher.branch.select import selected_state
-from launcher.branch.weights import branch_model
+from launcher.branch.select import selected_names, selected_state
 from launcher.canary import prove_resumable, refuse_unlike
 from launcher.checkpoint.formats.known import load
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
@@ -41,8 +41,7 @@ from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
 from launcher.script.loop import OwnLoop
-from launcher.session.session import Session, drive
-from launcher.session.source import Source, without_rng
+from launcher.session.own_loop import own_loop
 from launcher.session.task_run import call
 from launcher.shards import Sharing, described
 from launcher.training.device import choose_device, device_type, environment, prepare_process
@@ -51,7 +50,7 @@ from launcher.training.local_ranks import may_fork, start_ranks
 from launcher.training.loop import Trained, Unrecorded, train
 from launcher.training.optim import apply_hyperparameters, check_live, hyperparameters
 from launcher.training.rendezvous import Place, place_from
-from launcher.training.restore import model_from, new_model
+from launcher.training.restore import load_weights, model_from, new_model, with_tied
 from launcher.training.rng import seed_all
 from launcher.training.schedule import build_schedule
 from launcher.training.signals import Interruption
@@ -97,10 +96,12 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
             if own is not None:
                 log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
             task = build_task(config)
+            started = partial(_record_start, run_plan, hooks, ranks)
             if isinstance(task, OwnLoop):
-                reached = _own_loop(run_plan, task, own, hooks, stop, device, ranks)
+                assert isinstance(hooks, Recording)  # One process trains it.
+                reached = own_loop(run_plan, task, own, hooks, stop, device, started)
             else:
-                loop = partial(_launchers_loop, run_plan, task, own, hooks, stop, device, ranks)
+                loop = partial(_launchers_loop, run_plan, task, own, hooks, stop, device, ranks, started)
                 script = config.task.main
                 reached = loop() if script is None else call(script, run_plan, device, loop)
             if isinstance(hooks, Recording):
@@ -123,6 +124,7 @@ def _launchers_loop(
     stop: Interruption,
     device: torch.device,
     ranks: Ranks,
+    started: Callable[[Trainer, Origin], None],
 ) -> bool:
     """The launcher trains the task; whether it reached the end."""
     trainer: Trainer
@@ -135,47 +137,18 @@ def _launchers_loop(
     else:
         trainer, origin = begin(plan, task, device, ranks), "nothing"
     trainer.gather_streams()
-    _record_start(plan, hooks, ranks, trainer, origin)
+    started(trainer, origin)
     until = plan.config.fanout.until and plan.start.step + plan.config.fanout.until
     reached = train(trainer, plan.end_step, plan.config, hooks, stop, ranks, until)
-
-    def again() -> Trainer:
-        saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
-        return resume(plan, launchers_task(plan.config), _read(saved, ranks), device, ranks)
-
     if until is not None and stop.asked is None:
-        prove_resumable(trainer, again, ranks)
+        prove_resumable(trainer, partial(_again, plan, hooks, device, ranks), ranks)
     return reached
 
 
-def _own_loop(
-    plan: Plan,
-    task: OwnLoop,
-    own: Path | None,
-    hooks: Recording | Unrecorded,
-    stop: Interruption,
-    device: torch.device,
-    ranks: Ranks,
-) -> bool:
-    """The script trains itself; whether it reached the end."""
-    assert isinstance(hooks, Recording)  # One process trains it.
-    if own is not None:
-        source = Source("own checkpoint", read_state(own, digests=False))
-    elif plan.point is not None:
-        state = load(plan.point.checkpoint, plan.config.branch.allow_globals)
-        source = without_rng(plan.config, Source("branch point", state))
-    else:
-        source = Source("nothing")
-    session = Session(plan, source, hooks, stop, device, partial(_record_start, plan, hooks, ranks))
-    reached = drive(task, session)
-
-    def again() -> Session:
-        saved = Source("own checkpoint", read_state(hooks.saved()))
-        return Session(plan, saved, Unrecorded(), stop, device, session.compare)
-
-    if session.proving and stop.asked is None:
-        session.prove(task, again)
-    return reached
+def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
+    """The run as it would go on in another process, from what is on disk. Collective."""
+    saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
+    return resume(plan, launchers_task(plan.config), _read(saved, ranks), device, ranks)
 
 
 def _read(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
@@ -279,7 +252,7 @@ def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Traine
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
     state = load(plan.point.checkpoint, config.branch.allow_globals, ranks.shard)
-    model = branch_model(plan, task, state["model_state_dict"], ranks.built_on(device))
+    model = _branch_model(plan, task, state["model_state_dict"], ranks.built_on(device))
     trainer = _trainer(plan, task, model, ranks)
     trainer.load_state_dict(taken := selected_state(state, config.branch))
     if plan.point.foreign and "scheduler_state_dict" not in taken:
@@ -312,6 +285,21 @@ def _trainer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Ranks) -> Tr
         # The weights were drawn as at rank 0; what is drawn from here on is this rank's own.
         seed_all(rank_seed(plan.config.seed, ranks.rank))
     return trainer
+
+
+def _branch_model(
+    plan: Plan, task: Task, weights: dict[str, torch.Tensor], device: torch.device
+) -> torch.nn.Module:
+    """The model with the checkpoint's weights, or with a part of them over a new initialisation."""
+    branch = plan.config.branch
+    if branch.restore == "full":
+        renamed = selected_names(branch, weights, ())
+        return model_from(task, {name: weights[source] for name, source in renamed.items() if source}, device)
+    model = task.build_model()
+    initial = model.state_dict()
+    names = selected_names(branch, weights, initial)
+    taken = {name: weights[source] for name, source in names.items() if source is not None}
+    return load_weights(model, {**initial, **with_tied(model, taken)}).to(device)
 
 
 def _finished(plan: Plan) -> Run | None:
