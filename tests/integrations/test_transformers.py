@@ -45,7 +45,7 @@ def project(trained: Project, tmp_path: Path) -> Project:
 
 
 def branch(project: Project, name: str) -> Run:
-    [record] = project.outputs.glob(f"checkpoint-*/{name}-*/run.json")
+    [record] = project.outputs.glob(f"checkpoint-*/{name}-????????/run.json")
     return read_run(record.parent)
 
 
@@ -103,3 +103,18 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, project: Project, n
     assert [start.step for start in project.trunk.record.starts] == [0, {"SIGKILL": 12, "SIGTERM": 16}[name]]
     assert digest(project.trunk, 24) == digest(trained.trunk, 24)
     assert metrics(project.trunk) == metrics(trained.trunk)
+
+
+def test_what_gives_other_weights_is_refused_in_the_words_of_the_config(project: Project) -> None:
+    refused = {
+        "lora_r=8": "lora_r: checkpoint 4, config 8",
+        "num_experts=3": "num_experts: checkpoint 2, config 3",
+        "base_model=base-wide": "base_model: checkpoint base-a, config base-wide",
+        # Of equal shapes: restoring would overwrite it, and the branch would be the control.
+        "base_model=base-b": "base_model: checkpoint base-a, config base-b",
+    }
+    for override, said in refused.items():
+        ended = project.refuse("branch.from_step=6", override, "learning_rate=1e-3", "patience=3")
+        assert said in ended.said
+        assert "learning_rate:" not in ended.said
+        assert "patience:" not in ended.said
