@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,33 +20,37 @@ from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_chi
 def their_run(identity: RunIdentity) -> Iterator[None]:
     """Whoever calls ``wandb.init`` within this goes on with, or begins, the run of ``identity``.
 
-    Name, group, job type, tags and place come as environment variables, the config as a file that one of
-    them names. At the end the run is finished, so that the next one in this process is another; and the
+    Name, group, job type, tags and place come as environment variables, the config as a file that the
+    client reads, because its variable for such files does not work. At the end the run is finished, so that the next one in this process is another; and the
     environment is as it was.
     """
+    import wandb
+
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="wandb-config-") as directory, service_kept_from_children():
         told = described(identity, os.environ).arguments
         config = Path(directory, "config.yaml")
         # JSON is YAML as well.
         config.write_text(json.dumps({key: {"value": one} for key, one in told["config"].items()}))
-        os.environ.update(_environment(told, identity, config))
+        os.environ.update(_environment(told, identity))
+        wandb.setup(settings=wandb.Settings(config_paths=(str(config),)))
         try:
             yield
         except BaseException:
-            _finish(1)
+            _end(1)
             raise
         else:
-            _finish(0)
+            _end(0)
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-def _environment(told: Mapping[str, Any], identity: RunIdentity, config: Path) -> dict[str, str]:
+def _environment(told: Mapping[str, Any], identity: RunIdentity) -> dict[str, str]:
     mode = asked_mode("auto")
-    if mode != "disabled":
+    if mode == "auto":
         mode = possible_mode(mode, quiet_library().settings.base_url)
+        _end(0)  # What it read of the environment by now is not what it is to know.
     variables = {
         "WANDB_RUN_ID": told["id"],
         "WANDB_RESUME": "allow",
@@ -61,12 +64,12 @@ def _environment(told: Mapping[str, Any], identity: RunIdentity, config: Path) -
         "WANDB_ENTITY": told["entity"],
         "WANDB_DIR": str(identity.directory),
         "WANDB_MODE": mode,
-        "WANDB_CONFIG_PATHS": str(config),
     }
     return {name: value for name, value in variables.items() if value}
 
 
-def _finish(status: int) -> None:
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish(exit_code=status)
+def _end(status: int) -> None:
+    """Finish what was begun; the client reads its environment again when it is used next."""
+    import wandb
+
+    wandb.teardown(exit_code=status)
