@@ -1,6 +1,5 @@
-"""The same without the launcher: trainer.train(), and the digest of where it ends."""
+"""The same without the launcher: trainer.train()."""
 
-import hashlib
 import random
 
 import numpy as np
