@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.integrations.integration_utils import WandbCallback
 from transformers.trainer_callback import ExportableState
 
-from launcher.checkpoint.formats.trainer_state import lasting, trainer_state
+from launcher.checkpoint.formats.trainer_state import TRAINER, lasting, trainer_state
 from launcher.errors import ConfigError
 from launcher.script.run import Run
 from launcher.training.task import Direction
@@ -66,7 +66,7 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         scaler=trainer.accelerator.scaler,
         fingerprint=fingerprint or _fingerprint(trainer.train_dataset),
         directions=_directions(trainer.args),
-        trainer=position,
+        **{TRAINER: position},
     )
     _refuse_device(trainer, run)
     if run.step >= run.end_step:

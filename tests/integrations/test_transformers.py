@@ -168,7 +168,24 @@ def test_with_the_launchers_own_tracker_there_is_one_run_in_wandb(
 
 
 def test_early_stopping_counts_on_from_the_trunk(project: Project) -> None:
-    # Its validation loss falls all the time; with another text it rises.
-    project.good(
-        "-m", "branch.from_step=6", "text=squares", "learning_rate=5e-2", "patience=1,50", "batch_size=4,8"
-    )
+    project.good("-m", "branch.from_step=18", "patience=3,50", "batch_size=4,8")
+    # The validation loss hardly falls from step 12 on: the trunk has counted twice, at 12 and 16.
+    stopped, control = branch(project, "patience-3"), branch(project, "control")
+    assert (stopped.record.state, stopped.record.step) == ("finished", 20)
+    assert (control.record.state, control.record.step) == ("finished", 24)
+    assert digest(control, 24) == digest(project.trunk, 24)
+    assert list(metrics(stopped)) == [20]
+
+
+def test_a_checkpoint_of_the_trainers_own_is_an_exact_branch_point(project: Project) -> None:
+    plain = ("num_experts=0", "save_steps=10")
+    assert project.launch(*plain, module=str(project.script.parent / "bare.py")).status == 0
+    bare = project.script.parent / "bare"
+    project.good(*plain, f"branch.from_checkpoint={bare / 'checkpoint-10'}")
+    [run] = [run for run in project.runs() if run.record.kind == "branch"]
+    own = run.directory.path / "trainer" / "checkpoint-24"
+    assert saved_by_trainer(own) == saved_by_trainer(bare / "checkpoint-24")
+    project.good(*plain, f"branch.from_checkpoint={bare / 'checkpoint-10'}", "learning_rate=1e-3")
+    [slower] = [one for one in project.runs() if "learning_rate" in one.record.differences]
+    slow = metrics(slower)[15]
+    assert slow["train/learning_rate"] == pytest.approx(metrics(run)[15]["train/learning_rate"] / 10)
