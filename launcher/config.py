@@ -58,7 +58,7 @@ class BranchConfig:
     """Further places to try, in order, each written like ``from_checkpoint``."""
     require: str = "exact"
     """What a foreign checkpoint must have: all that makes a control ``exact``; ``state``: model, optimizer,
-    step; or ``weights``. What it lacks beyond that starts anew."""
+    step; or ``weights``. What it lacks beyond that starts anew, as does a script's data without a state."""
     allow_globals: list[str] = field(default_factory=list)
     """Classes (dotted names) that a foreign checkpoint may hold besides tensors and plain values."""
     sha256: str | None = None

@@ -68,6 +68,7 @@ LIGHT = (
     "lineage.py", "ledger/*.py", "checkpoint/formats/known.py", "checkpoint/manifest.py",
     "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py",
     "launchers/pool.py", "launchers/vertex.py", "launchers/custom_jobs/s*.py", "fanout/jobs.py", "cli.py",
+    "decorator.py", "entry.py",
     "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""

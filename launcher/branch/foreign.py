@@ -151,7 +151,7 @@ def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
     groups = point.manifest.content.optimizer_groups
-    if groups and "optimizer.lr" not in _optimizer(point, plan.config):
+    if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
         notes.append(Finding("note", f"optimizer.lr={rate}", "the checkpoint does not tell its base rate"))
     if plan.config.branch.steps is None and found.end_step is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,12 @@ KEPT = 50
 """How many fan-outs ``fanout.json`` remembers; every sibling has its own ``launch.json`` besides."""
 
 
+def _beside_script() -> str | None:
+    # ``python -m package.train`` looks for modules where it was typed, and not within the package.
+    by_name = getattr(sys.modules.get("__main__"), "__spec__", None) is not None
+    return None if by_name else str(script_directory())
+
+
 @dataclass(frozen=True)
 class Fanout:
     """One ``-m`` command."""
@@ -45,6 +52,8 @@ class Fanout:
     time: str = field(default_factory=utc_now)
     code: str | None = field(default_factory=lambda: code_of(script_directory()))
     """Which code is launched, as git names it."""
+    script: str | None = field(default_factory=_beside_script)
+    """Where the script's own modules are, of one that was started by its file."""
 
 
 def launched_config(one: Candidate, fanout: Fanout) -> Config:
@@ -106,6 +115,7 @@ def sibling_of(one: Candidate, fanout: Fanout) -> Sibling:
         time=fanout.time,
         by=Process.this(),
         settings=fanout.settings,
+        script=fanout.script,
     )
     return Sibling(
         id=one.plan.id,
