@@ -23,6 +23,8 @@ from transformers.trainer_callback import ExportableState
 
 from launcher.checkpoint.formats.trainer_state import TRAINER, lasting, trainer_state
 from launcher.errors import ConfigError
+from launcher.integrations.batches import draws
+from launcher.script.data import Elsewhere, fingerprint_of
 from launcher.script.run import Run
 from launcher.training.task import Direction
 
@@ -64,7 +66,7 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         optimizer=trainer.optimizer,
         scheduler=trainer.lr_scheduler,
         scaler=trainer.accelerator.scaler,
-        fingerprint=fingerprint or _fingerprint(trainer.train_dataset),
+        data=_data(trainer, fingerprint),
         directions=_directions(trainer.args),
         **{TRAINER: position},
     )
@@ -254,8 +256,8 @@ def _refuse_device(trainer: Trainer, run: Run) -> None:
 @contextlib.contextmanager
 def _weights_as_they_are(trainer: Trainer) -> Iterator[None]:
     """The Trainer loads no weights: the launcher has restored all of them, of frozen parameters too."""
-    if not hasattr(trainer, "_load_from_checkpoint") or not hasattr(trainer, "_inner_training_loop"):
-        raise ConfigError("This version of transformers is not known.", expected="transformers 5")
+    if not hasattr(trainer, "_load_from_checkpoint") or not hasattr(trainer, "_run_epoch"):
+        raise ConfigError("This version of transformers is too old.", expected="transformers 5")
     vars(trainer)["_load_from_checkpoint"] = lambda *_, **__: None
     try:
         yield
@@ -316,7 +318,12 @@ def _directions(args: TrainingArguments) -> dict[str, Direction]:
     return {name: "up" if args.greater_is_better else "down"}
 
 
-def _fingerprint(dataset: Any) -> str | None:
-    own = getattr(dataset, "fingerprint", None)
-    found = own() if callable(own) else getattr(dataset, "_fingerprint", None)
-    return found if isinstance(found, str) else None
+def _data(trainer: Trainer, fingerprint: str | None) -> Elsewhere:
+    """What the Trainer trains on; it skips to its place by itself, by the step."""
+    why = []
+    strategy = getattr(trainer.args, "train_sampling_strategy", "random")
+    if strategy not in {"random", "sequential"}:
+        why.append(f"{strategy} draws the order of an epoch from a stream that goes on")
+    if (name := draws(trainer.get_train_dataloader())) is not None:
+        why.append(f"{name} draws random numbers, ahead of the step that they are for")
+    return Elsewhere(fingerprint or fingerprint_of(trainer.train_dataset), tuple(why))
