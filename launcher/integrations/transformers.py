@@ -21,7 +21,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.integrations.integration_utils import WandbCallback
 from transformers.trainer_callback import ExportableState
 
-from launcher.checkpoint.formats.trainer_state import TRAINER, lasting, trainer_state
+from launcher.checkpoint.formats.trainer_state import lasting, trainer_state
 from launcher.errors import ConfigError
 from launcher.integrations.batches import draws
 from launcher.script.data import Elsewhere, fingerprint_of
@@ -68,7 +68,7 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         scaler=trainer.accelerator.scaler,
         data=_data(trainer, fingerprint),
         directions=_directions(trainer.args),
-        **{TRAINER: position},
+        trainer=position,  # The name is that of TRAINER in a foreign checkpoint.
     )
     _refuse_device(trainer, run)
     if run.step >= run.end_step:
