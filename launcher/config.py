@@ -238,6 +238,8 @@ class LaunchConfig:
     nproc: int = 1
     """Processes that train one run together (DDP ranks). Exactness holds at an equal number. On SLURM it is
     ``hydra.launcher.nodes`` times ``hydra.launcher.tasks_per_node``."""
+    shard: bool = False
+    """Divide parameters, gradients and optimizer state among them (FSDP2): each has, and saves, its rows."""
     snapshot: bool = True
     """On SLURM: run a copy of the code as it was at submission, whatever is edited afterwards."""
 

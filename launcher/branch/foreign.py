@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("weights", "state", "exact")
 """The values of ``branch.require``, from the least to the most."""
+UNKNOWN = "unknown"
+"""What a trunk that nobody knows had, in the place of a value."""
 
 
 def with_trunk(point: BranchPoint, config: Config, declared: Declared) -> BranchPoint:
@@ -50,6 +52,15 @@ def with_trunk(point: BranchPoint, config: Config, declared: Declared) -> Branch
     progress = {**nothing, "end_step": length, "horizon_steps": length, **about.progress}
     manifest = replace(point.manifest, about=replace(about, config=trunk, progress=progress))
     return replace(point, manifest=manifest)
+
+
+def of_unknown(changed: Mapping[str, tuple[Any, Any]], point: BranchPoint) -> dict[str, tuple[Any, Any]]:
+    """Differences from a trunk as they are shown: what nobody knows of a foreign one is no value."""
+    known = point.manifest.about.config
+    return {
+        key: (UNKNOWN if point.foreign and theirs is None and key not in known else theirs, own)
+        for key, (theirs, own) in changed.items()
+    }
 
 
 def _is_factor(key: str, declared: Declared) -> bool:

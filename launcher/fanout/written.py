@@ -22,6 +22,7 @@ from launcher.files import disk_error, read_json_object, write_json
 from launcher.launchers.jobs.snapshot import script_directory
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import SCRATCH, RunDirectory
+from launcher.lease import Lease, Superseded, holder
 from launcher.ledger.code import code_of
 from launcher.lineage import read_run, utc_now
 from launcher.process import Process
@@ -142,7 +143,9 @@ def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibl
         try:
             directory.path.mkdir(parents=True, exist_ok=True)
             sibling.launch.write(directory.path)
-            if not directory.record.is_file():
+            if directory.record.is_file():
+                _wait_again(directory)
+            else:
                 known = {"code": fanout.code} if fanout.code else {}
                 new_record(one.plan, one.findings, known, "queued").write(directory.path)
         except OSError as error:
@@ -218,6 +221,22 @@ def _sibling(one: Candidate) -> dict[str, Any]:
         "launched": one.wanted,
         "findings": [finding.to_json() for finding in one.findings],
     }
+
+
+def _wait_again(directory: RunDirectory) -> None:
+    """Have the record of a run that is to go on say that it waits, as a new one's does."""
+    last = holder(directory)
+    if last is not None and last.alive:
+        return
+    with contextlib.suppress(Superseded):  # Somebody else goes on with it just now.
+        lease = Lease(directory, utc_now(), only_after=last.token if last is not None else None)
+        try:
+            record = read_run(directory.path).record
+            if record.state != "finished":  # By somebody else, since it was checked.
+                record.state = "queued"
+                record.write(directory.path, lease.aside())
+        finally:
+            lease.release()
 
 
 def not_started(directory: RunDirectory, why: str) -> None:

@@ -131,6 +131,8 @@ class Outcome:
     """One line, where there is something to say: ``killed by SIGSEGV``, ``job 123_4``, ``not started: …``."""
     submitted: bool = False
     """Whether it is a job that nobody waited for."""
+    elsewhere: bool = False
+    """Whether another process was faster and trains it; then it is left to that one, and nothing failed."""
 
 
 class Job(Protocol):
