@@ -28,6 +28,16 @@ def script_findings(plan: Plan, task: OwnLoop) -> list[Finding]:
                 "torchdata's StatefulDataLoader; or, knowing that no control is exact, branch.require=state",
             )
         )
+    if "data" in plan.config.branch.reset and "data" not in task.parts.stateful:
+        findings.append(
+            Finding(
+                "error",
+                "branch.reset=[data]",
+                "no position in the data is registered: where the data goes on, the script decides",
+                "data that run.register was given",
+                "drop it",
+            )
+        )
     if plan.point is not None and "data" in task.parts.stateful and not reset:
         components = plan.point.manifest.content.components
         if not plan.point.foreign and DATA not in components:

@@ -191,15 +191,26 @@ def test_a_checkpoint_of_the_trainers_own_is_an_exact_branch_point(project: Proj
     assert slow["train/learning_rate"] == pytest.approx(metrics(run)[15]["train/learning_rate"] / 10)
 
 
+NOISY = """
+class Noisy(Text):
+    def __getitem__(self, index):
+        torch.rand(())
+        return super().__getitem__(index)
+
+
+@launcher.main"""
+
+
 def test_what_cannot_go_on_exactly_is_said(project: Project) -> None:
-    project.edit("train_dataset=Text(cfg.text),", "train_dataset=Noisy(cfg.text),")
-    project.edit(
-        "@launcher.main",
-        "class Noisy(Text):\n    def __getitem__(self, index):\n        torch.rand(())\n        return super().__getitem__(index)\n\n\n@launcher.main",
-    )
+    project.edit("train_dataset=Text(cfg.text)", "train_dataset=Noisy(cfg.text)")
+    project.edit("@launcher.main", NOISY)
     project.edit("import launcher\n", "import torch\n\nimport launcher\n")
     said = project.refuse("branch.from_step=6", "learning_rate=1e-3").said
     assert "Noisy draws random numbers, ahead of the step that they are for" in said
     project.edit("train_dataset=Noisy", "train_dataset=Text")
+    assert (
+        "no position in the data is registered"
+        in project.refuse("branch.from_step=6", "branch.reset=[data]").said
+    )
     project.edit("seed=run.seed", "seed=1")
     assert "seed=run.seed" in project.refuse("branch.from_step=6", "learning_rate=1e-3").said

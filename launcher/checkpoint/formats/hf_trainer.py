@@ -38,7 +38,10 @@ class HuggingFaceTrainer:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
         model = weights_file(path)
         if model is None:
-            refuse(path, "no model.safetensors and no pytorch_model.bin", "the Trainer's directory, whole")
+            lacking = "no model.safetensors and no pytorch_model.bin"
+            if any(path.glob("*/adapter_model.safetensors")):
+                lacking = "only adapters, without the model that they are for"
+            refuse(path, lacking, "the Trainer's directory, whole")
         state = read_json(path / _STATE)
         steps = [state.get(key) for key in ("global_step", "max_steps")]
         step, end = (one if type(one) is int and one >= 0 else None for one in steps)
