@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep", "commands"),
     ("search_sweep",),
     ("cli", "entry"),
-    ("decorator",),
+    ("decorator", "integrations"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
 
@@ -56,11 +56,13 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("launcher.checkpoint.formats",),
     "google": ("launcher.launchers.custom_jobs.client",),
     "optuna": ("launcher.search",),
+    "transformers": ("launcher.integrations.transformers",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
     "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1", "optuna",
+    "transformers",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",

@@ -28,6 +28,16 @@ def script_findings(plan: Plan, task: OwnLoop) -> list[Finding]:
                 "torchdata's StatefulDataLoader; or, knowing that no control is exact, branch.require=state",
             )
         )
+    if "data" in plan.config.branch.reset and "data" not in task.parts.stateful:
+        findings.append(
+            Finding(
+                "error",
+                "branch.reset=[data]",
+                "no position in the data is registered: where the data goes on, the script decides",
+                "data that run.register was given",
+                "drop it",
+            )
+        )
     if plan.point is not None and "data" in task.parts.stateful and not reset:
         components = plan.point.manifest.content.components
         if not plan.point.foreign and DATA not in components:
@@ -68,11 +78,12 @@ def keys_of_shapes(plan: Plan) -> dict[str, tuple[Any, Any]]:
     return {
         key: pair
         for key, pair in plan.differences.items()
-        if (config := _config(plan, key)) is not None and _shapes(config) != own
+        if (config := config_without(plan, key)) is not None and _shapes(config) != own
     }
 
 
-def _config(plan: Plan, key: str) -> Config | None:
+def config_without(plan: Plan, key: str) -> Config | None:
+    """The config with one difference from the trunk taken back; None where there is none such."""
     try:
         return Config.from_plain(taken_back(plan, [key]))
     except LauncherError:

@@ -13,6 +13,7 @@ from launcher.checkpoint.formats.places import (
     weights_files,
 )
 from launcher.checkpoint.formats.protocol import Entries, Opener, refuse
+from launcher.checkpoint.formats.trainer_state import kept_by_callbacks, trainer_state
 
 _STATE = "trainer_state.json"
 _READ = ("optimizer.pt", "scheduler.pt", "scaler.pt")
@@ -37,7 +38,10 @@ class HuggingFaceTrainer:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
         model = weights_file(path)
         if model is None:
-            refuse(path, "no model.safetensors and no pytorch_model.bin", "the Trainer's directory, whole")
+            lacking = "no model.safetensors and no pytorch_model.bin"
+            if any(path.glob("*/adapter_model.safetensors")):
+                lacking = "only adapters, without the model that they are for"
+            refuse(path, lacking, "the Trainer's directory, whole")
         state = read_json(path / _STATE)
         steps = [state.get(key) for key in ("global_step", "max_steps")]
         step, end = (one if type(one) is int and one >= 0 else None for one in steps)
@@ -54,6 +58,7 @@ class HuggingFaceTrainer:
             rng=[opener.torch_file(one) for one in streams],
             step=step,
             end_step=end or None,
+            trainer={**trainer_state(state), "callbacks": kept_by_callbacks(state)},
             unused=tuple(sorted(one.name for one in path.iterdir() if one.name not in used)),
         )
 
