@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger", "script"),
     ("branch", "report", "launchers"),
-    ("publishing", "search"),
+    ("publishing", "search", "integrations"),
     ("recording", "canary"),
     ("session",),
     ("run", "fanout"),
@@ -55,11 +55,13 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("launcher.checkpoint.formats",),
     "google": ("launcher.launchers.custom_jobs.client",),
     "optuna": ("launcher.search",),
+    "lightning": ("launcher.integrations.lightning", "launcher.integrations.lightning_state"),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
     "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1", "optuna",
+    "lightning",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",
