@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from launcher.checkpoint.content import describe
 from launcher.checkpoint.reader import read_state
 from launcher.layout import checkpoint_file
 from launcher.lineage import Run
@@ -23,10 +22,15 @@ END = 24
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project with its trunk; tests add branches to it, and each knows its own by name."""
+    """The project with its trunk. To be copied, not used."""
     project = Project.of(SOURCE, tmp_path_factory.mktemp("lightning") / "project")
     project.good()
     return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    return Project.of(trained.script.parent, tmp_path / "project")
 
 
 def sibling(project: Project, step: int, name: str) -> Run:
@@ -42,18 +46,18 @@ def state(run: Run, step: int = END) -> dict[str, Any]:
     return read_state(run.directory.checkpoints / checkpoint_file(step))
 
 
-def test_controls_are_exact_and_what_was_typed_takes_effect(trained: Project) -> None:
+def test_controls_are_exact_and_what_was_typed_takes_effect(project: Project) -> None:
     """From within an epoch, after a validation in it, and from the end of one."""
-    trained.good("-m", "branch.from_step=5,10,15,20")
-    trunk = trained.trunk
+    project.good("-m", "branch.from_step=5,10,15,20")
+    trunk = project.trunk
     for step in (5, 10, 15, 20):
-        control = sibling(trained, step, "control")
+        control = sibling(project, step, "control")
         assert digest(control, END) == digest(trunk, END), step
-        assert trained.launcher("verify", control.id).status == 0
+        assert project.launcher("verify", control.id).status == 0
     later = {step: line for step, line in metrics(trunk).items() if step > 5}
     told = {
         step: {name: value for name, value in line.items() if not name.startswith("branch")}
-        for step, line in metrics(sibling(trained, 5, "control")).items()
+        for step, line in metrics(sibling(project, 5, "control")).items()
     }
     assert told == {
         step: {name: value for name, value in line.items() if not name.startswith("branch")}
@@ -62,9 +66,9 @@ def test_controls_are_exact_and_what_was_typed_takes_effect(trained: Project) ->
     assert [step for step, line in metrics(trunk).items() if "val/loss" in line] == [5, 10, 15, 20]
 
 
-def test_a_typed_learning_rate_takes_effect(trained: Project) -> None:
-    trained.good("branch.from_step=15", "lr=0.002")
-    branch, trunk = sibling(trained, 15, "lr-0.002"), trained.trunk
+def test_a_typed_learning_rate_takes_effect(project: Project) -> None:
+    project.good("branch.from_step=15", "lr=0.002")
+    branch, trunk = sibling(project, 15, "lr-0.002"), project.trunk
     there, here = (
         [line["train/learning_rate"] for step, line in metrics(run).items() if step > 15 and step % 2 == 0]
         for run in (trunk, branch)
@@ -74,3 +78,59 @@ def test_a_typed_learning_rate_takes_effect(trained: Project) -> None:
     group = state(branch)["optimizer_state_dict"]["param_groups"][0]
     assert group["initial_lr"] == 0.002
     assert digest(branch, END) != digest(trunk, END)
+
+
+def test_the_trunk_is_what_lightning_alone_computes(tmp_path: Path) -> None:
+    """A plain ``trainer.fit`` of the same module: weights, moments, schedule, to the last bit."""
+    project = Project.of(SOURCE, tmp_path / "project")
+    # What shuffles a loader is the run's seed, and in a plain script the global stream.
+    project.good("shuffle=false")
+    alone = project.launch("shuffle=false", module=str(project.script.with_name("plain.py")))
+    assert alone.status == 0, alone.err
+    told = torch.load(project.script.with_name("plain.ckpt"), weights_only=True)
+    assert told["global_step"] == END
+    ours = state(project.trunk)
+    for left, right in (
+        (ours["model_state_dict"], told["state_dict"]),
+        (ours["optimizer_state_dict"], told["optimizer_states"][0]),
+        (ours["scheduler_state_dict"], told["lr_schedulers"][0]),
+    ):
+        assert describe({"all": dict(left)}).sha256 == describe({"all": dict(right)}).sha256
+
+
+def test_killed_it_goes_on_to_the_same_end(trained: Project, tmp_path: Path) -> None:
+    """Stopped within an epoch at a step that is not saved otherwise, killed within the next one."""
+    project = Project.of(SOURCE, tmp_path / "project")
+    stopped = project.launch(prepare=[KillScript(8, "SIGTERM")])
+    assert stopped.status == 143, stopped.err
+    killed = project.launch(prepare=[KillScript(18, "SIGKILL")])
+    assert killed.status == 137, killed.err
+    project.good()
+    steps = [start.step for start in project.trunk.record.starts]
+    assert steps[:2] == [0, 8]
+    # What was being written at the time may be lost.
+    assert steps[2] in {10, 15}
+    assert digest(project.trunk, END) == digest(trained.trunk, END)
+    assert metrics(project.trunk) == metrics(trained.trunk)
+
+
+def test_another_width_is_refused_in_the_words_of_the_config(project: Project) -> None:
+    wider = project.refuse("branch.from_step=15", "width=16")
+    assert "width: checkpoint 8, config 16" in wider.said
+    assert "net.0.weight" in wider.said
+
+
+def test_callbacks_of_lightning_go_on(project: Project) -> None:
+    """Early stopping stops the run; checkpoints of its own lie in the run's directory, and can be read."""
+    project.good("branch.from_step=10", "patience=1", "lr=0.5")
+    [run] = [run for run in project.runs() if run.record.kind == "branch"]
+    assert run.record.state == "finished"
+    assert run.record.step == 20
+    stopped = state(run, 20)["task"]["lightning"]["callbacks"]
+    [early] = [saved for name, saved in stopped.items() if name.startswith("EarlyStopping")]
+    assert (early["patience"], early["wait_count"], early["stopped_epoch"]) == (1, 1, 1)
+    own = sorted(path.name for path in (run.directory.path / "lightning").iterdir())
+    assert own == ["epoch=1-step=15.ckpt", "epoch=1-step=20.ckpt"]
+    assert not (project.trunk.directory.path / "lightning" / own[0]).samefile(
+        run.directory.path / "lightning" / own[0]
+    )

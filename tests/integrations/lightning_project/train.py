@@ -81,18 +81,21 @@ def trainer_of(cfg, steps, **more):
     )  # fmt: skip
 
 
-@launcher.main(config_path="conf", config_name="config")
-def main(cfg, run):
-    callbacks = [
+def callbacks_of(cfg):
+    return [
         ModelCheckpoint(monitor="val/loss", save_top_k=2),
         EarlyStopping("val/loss", patience=cfg.patience, check_on_train_epoch_end=False),
     ]
+
+
+@launcher.main(config_path="conf", config_name="config")
+def main(cfg, run):
     logger = False
     if cfg.wandb:
         from lightning.pytorch.loggers import WandbLogger
 
         logger = WandbLogger(offline=True, save_dir=run.directory)
-    trainer = trainer_of(cfg, run.end_step, callbacks=callbacks, logger=logger)
+    trainer = trainer_of(cfg, run.end_step, callbacks=callbacks_of(cfg), logger=logger)
     fit(trainer, Net(cfg, run.horizon_steps), run, datamodule=Data(cfg))
 
 
