@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from launcher.branch.metadata import tags, tracker_config
+from launcher.branch.metadata import identity_of
 from launcher.branch.plan import Plan
 from launcher.branch.record import going_on, new_record
 from launcher.checkpoint.content import describe
@@ -293,20 +293,9 @@ class Recording:
         )
 
     def _identity(self, resumed: bool) -> RunIdentity:
-        tracking = self.plan.config.tracking
-        return RunIdentity(
-            id=self.plan.id,
-            name=self.plan.id,
-            group=self.plan.tracker_group,
-            job_type=self.plan.job_type,
-            directory=self.plan.directory.path,
-            project=tracking.project,
-            entity=tracking.entity,
-            tags=tags(self.plan),
-            notes=self.plan.config.branch.notes,
-            config=tracker_config(self.plan),
+        return replace(
+            identity_of(self.plan),
             resumed=resumed,
-            alone=self.plan.config.fanout.id is None,
             known=dict(self.record.trackers),
             last_logged_step=self._trackers.metrics.last_step,
             trunk=self._trunk_values(),

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger", "script"),
     ("branch", "report", "launchers"),
-    ("publishing", "search", "integrations"),
+    ("publishing", "search"),
     ("recording", "canary"),
     ("session",),
     ("run", "fanout"),
@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sweep", "commands"),
     ("search_sweep",),
     ("cli", "entry"),
-    ("decorator",),
+    ("decorator", "integrations"),
 )
 """Bottom to top. A part may import itself and every part of the layers below, and none beside it."""
 
@@ -56,12 +56,13 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "google": ("launcher.launchers.custom_jobs.client",),
     "optuna": ("launcher.search",),
     "lightning": ("launcher.integrations.lightning", "launcher.integrations.lightning_state"),
+    "transformers": ("launcher.integrations.transformers",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
     "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1", "optuna",
-    "lightning",
+    "lightning", "transformers",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",

@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher.branch.plan import Plan
 from launcher.differences import plain
+from launcher.trackers.base import RunIdentity
 
 FACTOR_NODES = ("model", "data", "loss", "curriculum", "optimizer", "scheduler")
 
@@ -47,3 +48,21 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
     if plan.unavailable is not None:
         told["branch_unavailable"] = plan.unavailable
     return told
+
+
+def identity_of(plan: Plan) -> RunIdentity:
+    """Who a run is, as far as its plan alone says it."""
+    tracking = plan.config.tracking
+    return RunIdentity(
+        id=plan.id,
+        name=plan.id,
+        group=plan.tracker_group,
+        job_type=plan.job_type,
+        directory=plan.directory.path,
+        project=tracking.project,
+        entity=tracking.entity,
+        tags=tags(plan),
+        notes=plan.config.branch.notes,
+        config=tracker_config(plan),
+        alone=plan.config.fanout.id is None,
+    )

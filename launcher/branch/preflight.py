@@ -10,6 +10,7 @@ import torch
 
 from launcher.branch.effect import build_task, effect_findings, note_effect
 from launcher.branch.fit import fit_findings
+from launcher.branch.frozen import frozen_findings
 from launcher.branch.foreign import foreign_findings
 from launcher.branch.plan import Plan
 from launcher.branch.record import new_record
@@ -60,11 +61,13 @@ def preflight(
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
         findings += foreign_findings(plan, task)
-        findings += fit_findings(plan, model, manifest, task.optimizer if isinstance(task, OwnLoop) else None)
+        own = task.optimizer if isinstance(task, OwnLoop) else None
+        fit = fit_findings(plan, model, manifest, own)
+        findings += fit or (frozen_findings(plan, task, manifest) if isinstance(task, OwnLoop) else [])
         findings += _data(plan, manifest, fingerprint)
         findings += _siblings(plan, manifest, runs)
-        own = entry_of(new_record(plan, [], dict(environment)))
-        findings += against(own, siblings_of(plan, runs) if there is None else there)
+        entry = entry_of(new_record(plan, [], dict(environment)))
+        findings += against(entry, siblings_of(plan, runs) if there is None else there)
         findings += _seed(plan)
         findings += _compared_run(plan)
         findings += differing_environment(manifest, environment)

@@ -68,11 +68,12 @@ def keys_of_shapes(plan: Plan) -> dict[str, tuple[Any, Any]]:
     return {
         key: pair
         for key, pair in plan.differences.items()
-        if (config := _config(plan, key)) is not None and _shapes(config) != own
+        if (config := config_without(plan, key)) is not None and _shapes(config) != own
     }
 
 
-def _config(plan: Plan, key: str) -> Config | None:
+def config_without(plan: Plan, key: str) -> Config | None:
+    """The config with one difference from the trunk taken back; None where there is none such."""
     try:
         return Config.from_plain(taken_back(plan, [key]))
     except LauncherError:

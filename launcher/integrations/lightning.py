@@ -9,7 +9,8 @@ typed one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -19,11 +20,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from launcher.errors import ConfigError, RunFailed
-from launcher.integrations.environment import told_wandb
 from launcher.integrations.lightning_state import LauncherCheckpointIO, LightningState
-from launcher.lineage import read_run
 from launcher.script.run import Run
 from launcher.training.task import Stateful
+
+log = logging.getLogger("launcher.run")
 
 
 def fit(
@@ -70,11 +71,24 @@ def fit(
         if getattr(callback, "dirpath", "") is None:
             callback.dirpath = str(run.directory / "lightning")  # type: ignore[attr-defined]
     callbacks.insert(0, ours)
-    trainer.loggers = [*trainer.loggers, _Metrics(run)]
-    with told_wandb(read_run(run.directory).record):
+    with _one_wandb_run(trainer, run):
+        trainer.loggers = [*trainer.loggers, _Metrics(run)]
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
     if not ours.begun:
         run.begin()  # There was no step left to take.
+
+
+@contextlib.contextmanager
+def _one_wandb_run(trainer: Trainer, run: Run) -> Iterator[None]:
+    """See that W&B shows the run once, under its own id, group and metadata."""
+    theirs = [one for one in trainer.loggers if isinstance(one, WandbLogger)]
+    told = run.wandb_run() if theirs else None
+    if theirs and told is None:
+        # Its lines would go into the launcher's own run of W&B, between those of the launcher.
+        trainer.loggers = [one for one in trainer.loggers if one not in theirs]
+        log.info("tracker=wandb logs what Lightning logs; its own WandbLogger is left out.")
+    with told or contextlib.nullcontext():
+        yield
 
 
 def _refuse(trainer: Any, run: Run) -> None:
@@ -142,16 +156,6 @@ class LauncherCallback(Callback):
             # It would leave its traces in what was restored.
             trainer.num_sanity_val_steps = 0
         self._attach(trainer)
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and (point := self._run.branch_point) is not None:
-                logger.log_hyperparams(
-                    {
-                        "branched_from_checkpoint": str(point.checkpoint),
-                        "branched_from_step": point.step,
-                        "branched_from_run": point.run,
-                        "branched_from_sha256": point.sha256,
-                    }
-                )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """The loop is about to begin, with the loader that it will use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,13 @@ class Run:
             Stopped: the state is on disk.
         """
         raise self._has_no_loop("leave_if_interrupted")
+
+    def wandb_run(self) -> AbstractContextManager[None] | None:
+        """For libraries that begin a run of W&B by themselves: while this is entered, it is this run.
+
+        None where the launcher's own tracker shows the run there.
+        """
+        raise self._has_no_loop("wandb_run")
 
     def _registered(self, parts: Parts) -> None:  # noqa: ARG002
         """The parts are there; restore them."""

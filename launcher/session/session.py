@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from launcher.branch.metadata import identity_of
 from launcher.branch.plan import Plan
 from launcher.canary import refuse_unrepeatable
 from launcher.checkpoint.content import describe
@@ -23,6 +25,7 @@ from launcher.script.reading import noted
 from launcher.script.run import Run, Stopped
 from launcher.session.source import Source, facts_of, taken, weights_of
 from launcher.session.unread import refuse_unread, tell_unread
+from launcher.trackers.wandb.theirs import their_run
 from launcher.training.loop import Hooks, Trained, due
 from launcher.training.progress import Progress
 from launcher.training.rng import restore_rng, rng_digest, rng_state, seed_all
@@ -188,6 +191,13 @@ class Session(Run):
         """Leave the script where it was asked to stop before its end."""
         if self.should_stop and not self.ended:
             raise Stopped
+
+    def wandb_run(self) -> AbstractContextManager[None] | None:
+        """This run, for a library that begins one of W&B by itself."""
+        config = self._plan.config.tracker.wandb
+        if config is not None and config.mode != "disabled":
+            return None
+        return their_run(identity_of(self._plan))
 
     # What is restored.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -120,17 +121,23 @@ def test_another_width_is_refused_in_the_words_of_the_config(project: Project) -
     assert "net.0.weight" in wider.said
 
 
-def test_callbacks_of_lightning_go_on(project: Project) -> None:
-    """Early stopping stops the run; checkpoints of its own lie in the run's directory, and can be read."""
-    project.good("branch.from_step=10", "patience=1", "lr=0.5")
+def test_callbacks_and_loggers_of_lightning_go_on(project: Project) -> None:
+    """Early stopping ends a run within an epoch; ModelCheckpoint saves beside it; W&B is told who it is."""
+    ended = project.good("branch.from_step=10", "patience=1", "min_delta=100", "wandb=true", "lr=0.03")
+    assert "Restored" not in ended.said
     [run] = [run for run in project.runs() if run.record.kind == "branch"]
-    assert run.record.state == "finished"
-    assert run.record.step == 20
-    stopped = state(run, 20)["task"]["lightning"]["callbacks"]
-    [early] = [saved for name, saved in stopped.items() if name.startswith("EarlyStopping")]
+    assert (run.record.state, run.record.step, max(metrics(run))) == ("finished", 15, 15)
+    saved = state(run, 15)["task"]["lightning"]["callbacks"]
+    [early] = [one for name, one in saved.items() if name.startswith("EarlyStopping")]
     assert (early["patience"], early["wait_count"], early["stopped_epoch"]) == (1, 1, 1)
-    own = sorted(path.name for path in (run.directory.path / "lightning").iterdir())
-    assert own == ["epoch=1-step=15.ckpt", "epoch=1-step=20.ckpt"]
-    assert not (project.trunk.directory.path / "lightning" / own[0]).samefile(
-        run.directory.path / "lightning" / own[0]
-    )
+    own = {path.name for path in (run.directory.path / "lightning").iterdir()}
+    assert own == {"epoch=1-step=15.ckpt"}
+    assert {path.name for path in (project.trunk.directory.path / "lightning").iterdir()} >= own
+    [offline] = (run.directory.path / "wandb").glob("offline-run-*")
+    assert offline.name.endswith(run.id)
+    told = json.loads((project.script.parent / "wandb.json").read_text())
+    assert told["group"] == "checkpoint-10-experiments"
+    assert told["job_type"] == run.record.job_type
+    assert told["id"] == run.id
+    assert told["branched_from_step"] == 10
+    assert told["branched_from_sha256"] == digest(project.trunk, 10)

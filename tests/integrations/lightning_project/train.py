@@ -1,6 +1,8 @@
 """A Lightning project that draws random numbers wherever it can."""
 
+import json
 import random
+from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -24,6 +26,11 @@ class Net(L.LightningModule):
         self.rate, self.steps = cfg.lr, steps
         self.epochs = []
         self.scale = 1.0
+
+    def on_train_start(self):
+        if (run := getattr(self.logger, "experiment", None)) is not None:
+            told = {"id": run.id, "group": run.group, "job_type": run.job_type, **run.config}
+            Path("wandb.json").write_text(json.dumps(told, default=str))
 
     def on_train_epoch_start(self):
         self.scale = 1.0 + 0.1 * self.current_epoch + 0.01 * torch.rand(()).item()
@@ -84,7 +91,7 @@ def trainer_of(cfg, steps, **more):
 def callbacks_of(cfg):
     return [
         ModelCheckpoint(monitor="val/loss", save_top_k=2),
-        EarlyStopping("val/loss", patience=cfg.patience, check_on_train_epoch_end=False),
+        EarlyStopping("val/loss", cfg.min_delta, cfg.patience, check_on_train_epoch_end=False),
     ]
 
 
@@ -94,7 +101,7 @@ def main(cfg, run):
     if cfg.wandb:
         from lightning.pytorch.loggers import WandbLogger
 
-        logger = WandbLogger(offline=True, save_dir=run.directory)
+        logger = WandbLogger(offline=True)
     trainer = trainer_of(cfg, run.end_step, callbacks=callbacks_of(cfg), logger=logger)
     fit(trainer, Net(cfg, run.horizon_steps), run, datamodule=Data(cfg))
 

@@ -1,0 +1,120 @@
+"""Hugging Face's Trainer as it is: experts (LoRA adapters) on a small language model, branched exactly."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from launcher.checkpoint.content import describe
+from launcher.checkpoint.formats.trainer_state import trainer_state
+from launcher.files import read_json_object
+from launcher.lineage import Run, read_run
+from tests.script.project import KillScript, Project
+from tests.tiny_process import PRELOADED, PROCESSES, digest, metrics
+
+PROJECT = Path(__file__).parent / "project"
+BASES = {"base-a": (1, 32), "base-b": (2, 32), "base-wide": (1, 64)}
+"""Seed and width of each base model."""
+
+PROCESSES.set_forkserver_preload([*PRELOADED, "peft", "transformers.trainer"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The project with its base models and a trunk of 24 steps, 12 an epoch. To be copied, not used."""
+    project = Project.of(PROJECT, tmp_path_factory.mktemp("experts") / "project")
+    for name, (seed, width) in BASES.items():
+        torch.manual_seed(seed)
+        config = GPT2Config(
+            vocab_size=256, n_positions=64, n_embd=width, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
+        )
+        GPT2LMHeadModel(config).save_pretrained(project.script.parent / name)
+    project.good()
+    return project
+
+
+@pytest.fixture
+def project(trained: Project, tmp_path: Path) -> Project:
+    return Project.of(trained.script.parent, tmp_path / "project")
+
+
+def branch(project: Project, name: str) -> Run:
+    [record] = project.outputs.glob(f"checkpoint-*/{name}-????????/run.json")
+    return read_run(record.parent)
+
+
+def saved_by_trainer(directory: Path) -> dict[str, Any]:
+    """Everything that the Trainer's own checkpoint holds, comparable."""
+    files = {str(file.relative_to(directory)): file for file in sorted(directory.rglob("*.*"))}
+    weights = {name: load_file(file) for name, file in files.items() if file.suffix == ".safetensors"}
+    states = {
+        name: torch.load(directory / name, weights_only=True) for name in ("optimizer.pt", "scheduler.pt")
+    }
+    streams = torch.load(directory / "rng_state.pth", weights_only=False)
+    return {
+        "weights": describe(weights).sha256,
+        "states": describe(states).sha256,
+        "streams": [streams["python"], streams["numpy"][1].tolist(), streams["cpu"].tolist()],
+        "state": trainer_state(read_json_object(directory / "trainer_state.json")),
+    }
+
+
+def test_a_trunk_and_its_control_are_what_the_trainer_alone_would_do(project: Project) -> None:
+    assert project.launch(module=str(project.script.parent / "bare.py")).status == 0
+    alone = saved_by_trainer(project.script.parent / "bare" / "checkpoint-24")
+    assert saved_by_trainer(project.trunk.directory.path / "trainer" / "checkpoint-24") == alone
+    # Within an epoch and within an interval of logging; and at the end of an epoch.
+    for step in (6, 12):
+        project.good(f"branch.from_step={step}", f"branch.from_run={project.trunk.id}")
+        [control] = [run for run in project.runs() if run.record.start_step == step]
+        assert control.record.branch_type == "control"
+        assert digest(control, 24) == digest(project.trunk, 24)
+        assert saved_by_trainer(control.directory.path / "trainer" / "checkpoint-24") == alone
+        assert project.launcher("verify", control.id).status == 0
+
+
+def test_siblings_differ_in_what_was_typed(project: Project) -> None:
+    project.good(
+        "-m", "branch.from_step=6", "fanout.control=true", "fanout.canary=true", "learning_rate=1e-2,1e-3",
+        "text=digits,squares",
+    )  # fmt: skip
+    control = branch(project, "control")
+    assert digest(control, 24) == digest(project.trunk, 24)
+    slow, there = metrics(branch(project, "learning_rate-0.001"))[10], metrics(control)[10]
+    assert slow["train/learning_rate"] == pytest.approx(there["train/learning_rate"] / 10)
+    assert slow["train/loss"] != there["train/loss"]
+    runs = [run for run in project.runs() if run.record.kind == "branch"]
+    assert len(runs) == 4
+    assert len({digest(run, 24) for run in runs}) == 4
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_killed_it_goes_on_to_the_same_end(trained: Project, project: Project, name: str) -> None:
+    shutil.rmtree(project.outputs)
+    ended = project.launch(prepare=[KillScript(16, name)])
+    assert ended.status == {"SIGKILL": 137, "SIGTERM": 143}[name], ended.err
+    project.good()
+    assert [start.step for start in project.trunk.record.starts] == [0, {"SIGKILL": 12, "SIGTERM": 16}[name]]
+    assert digest(project.trunk, 24) == digest(trained.trunk, 24)
+    assert metrics(project.trunk) == metrics(trained.trunk)
+
+
+def test_what_gives_other_weights_is_refused_in_the_words_of_the_config(project: Project) -> None:
+    refused = {
+        "lora_r=8": "lora_r: checkpoint 4, config 8",
+        "num_experts=3": "num_experts: checkpoint 2, config 3",
+        "base_model=base-wide": "base_model: checkpoint base-a, config base-wide",
+        # Of equal shapes: restoring would overwrite it, and the branch would be the control.
+        "base_model=base-b": "base_model: checkpoint base-a, config base-b",
+    }
+    for override, said in refused.items():
+        ended = project.refuse("branch.from_step=6", override, "learning_rate=1e-3", "patience=3")
+        assert said in ended.said
+        assert "learning_rate:" not in ended.said
+        assert "patience:" not in ended.said
