@@ -101,7 +101,7 @@ def main(cfg, run):
     if cfg.wandb:
         from lightning.pytorch.loggers import WandbLogger
 
-        logger = WandbLogger(offline=True)
+        logger = WandbLogger(offline=True, save_dir=run.directory)
     trainer = trainer_of(cfg, run.end_step, callbacks=callbacks_of(cfg), logger=logger)
     fit(trainer, Net(cfg, run.horizon_steps), run, datamodule=Data(cfg))
 
