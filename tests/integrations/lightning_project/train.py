@@ -23,7 +23,7 @@ class Net(L.LightningModule):
             nn.Linear(3, cfg.width), nn.BatchNorm1d(cfg.width), nn.ReLU(), nn.Dropout(cfg.dropout),
             nn.Linear(cfg.width, 1),
         )  # fmt: skip
-        self.rate, self.steps = cfg.lr, steps
+        self.rate, self.plateau, self.steps = cfg.lr, cfg.plateau, steps
         self.epochs = []
         self.scale = 1.0
 
@@ -52,6 +52,9 @@ class Net(L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.rate)
+        if self.plateau:
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
+            return [optimizer], [{"scheduler": schedule, "interval": "epoch", "monitor": "val/loss"}]
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         return [optimizer], [{"scheduler": cosine, "interval": "step"}]
 
@@ -75,7 +78,10 @@ class Data(L.LightningDataModule):
 
     def train_dataloader(self):
         generator = torch.Generator()
-        return DataLoader(self.all, self.cfg.batch_size, shuffle=self.cfg.shuffle, generator=generator)
+        return DataLoader(
+            self.all, self.cfg.batch_size, shuffle=self.cfg.shuffle, generator=generator,
+            num_workers=self.cfg.workers, persistent_workers=self.cfg.workers > 0,
+        )  # fmt: skip
 
     def val_dataloader(self):
         return DataLoader(self.all, 20)
