@@ -99,6 +99,10 @@ def _refuse(trainer: Any, run: Run) -> None:
     """
     wrong = {
         "devices": (trainer.world_size, trainer.world_size == 1, "1"),
+        "accelerator": (
+            device := trainer.strategy.root_device.type, run.probing or device == run.device.type,
+            f"accelerator=run.device.type, which is {run.device.type}",
+        ),
         "max_steps": (trainer.max_steps, trainer.max_steps in {-1, run.end_step}, "max_steps=run.end_step"),
         "reload_dataloaders_every_n_epochs": (
             trainer.reload_dataloaders_every_n_epochs, not trainer.reload_dataloaders_every_n_epochs, "0",
@@ -150,6 +154,9 @@ class LauncherCallback(Callback):
             **more,
         )
         self._loader = loader
+        if not self._whole.restored:
+            # From another library's checkpoint, or from weights alone: counts go on all the same.
+            self._whole.count_from(self._run.step)
         self._steps = trainer.global_step
         trainer.fit_loop.epoch_loop.max_steps = self._steps + self._run.end_step - self._run.step
         if self._whole.restored:

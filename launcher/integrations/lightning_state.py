@@ -90,6 +90,12 @@ class LightningState:
         epoch = self._saved["loops"]["epoch_progress"]["current"]
         return bool(epoch["started"] != epoch["processed"])
 
+    def count_from(self, step: int) -> None:
+        """Have ``trainer.global_step`` count from here on."""
+        steps = self.trainer.fit_loop.epoch_loop
+        steps.automatic_optimization.optim_progress.optimizer.step.total.completed = step
+        steps.manual_optimization.optim_step_progress.total.completed = step
+
     def state_dict(self) -> dict[str, Any]:
         """Whatever Lightning, its callbacks and the user's hooks save, less what the launcher does."""
         self.trainer.save_checkpoint(_IN_MEMORY, weights_only=False)

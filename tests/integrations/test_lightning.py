@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.reader import read_state
+from launcher.integrations.lightning_state import LauncherCheckpointIO
 from launcher.layout import checkpoint_file
 from launcher.lineage import Run
 from tests.script.project import KillScript, Project
@@ -146,3 +149,25 @@ def test_callbacks_and_loggers_of_lightning_go_on(project: Project) -> None:
     assert told["id"] == run.id
     assert told["branched_from_step"] == 10
     assert told["branched_from_sha256"] == digest(project.trunk, 10)
+
+
+def test_a_checkpoint_of_lightnings_own_is_a_branch_point(project: Project) -> None:
+    """It has no random streams, so that no control can be exact: that is said, and asked for."""
+    own = next(project.trunk.directory.path.glob("lightning/*-step=15.ckpt"))
+    where = f"branch.from_checkpoint='{own}'"
+    assert "no RNG state, no data position" in project.refuse(where).said
+    project.good(where, "branch.require=state")
+    [run] = [run for run in project.runs() if run.record.kind == "branch"]
+    assert (run.record.start_step, run.record.step) == (15, END)
+    there, here = metrics(project.trunk), metrics(run)
+    assert here[16]["train/learning_rate"] == there[16]["train/learning_rate"]
+    assert here[16]["train/loss"] != there[16]["train/loss"]
+    # Lightning reads the launcher's as well, with nothing of it executed.
+    plugin = LauncherCheckpointIO(TorchCheckpointIO())
+    read = plugin.load_checkpoint(run.directory.checkpoints / checkpoint_file(END))
+    assert read["global_step"] == END
+    assert set(read["state_dict"]) == set(state(run)["model_state_dict"])
+    hostile = project.script.with_name("hostile.ckpt")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2", "payload": Path("x")}, hostile)
+    with pytest.raises(pickle.UnpicklingError, match="Weights only"):
+        plugin.load_checkpoint(hostile, weights_only=False)
