@@ -89,7 +89,8 @@ class Data(L.LightningDataModule):
 
 def trainer_of(cfg, steps, **more):
     return L.Trainer(
-        max_steps=steps, accelerator="cpu", devices=1, val_check_interval=0.5, log_every_n_steps=1,
+        max_steps=steps, accelerator="cpu", devices=1, log_every_n_steps=1,
+        val_check_interval=cfg.val_interval,
         accumulate_grad_batches=cfg.accumulate, enable_progress_bar=False, enable_model_summary=False, **more,
     )  # fmt: skip
 
