@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format bench storm image clean
+.PHONY: help demo test format docs extras bench storm image clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,12 @@ test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
 format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+docs: $(INSTALLED) ## guides and API reference as a site, its links checked: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --clean
+
+extras: $(INSTALLED) ## the wheel in empty environments, alone and with each extra, or with EXTRA=name; downloads gigabytes
+	$(PY) -m tests.package.extras $(EXTRA)
 
 bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.start
@@ -54,7 +60,7 @@ image: $(INSTALLED) ## the container image IMAGE=NAME with the libraries of EXTR
 	docker build --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 
 clean: ## remove what make and the tools made; runs in multirun_outputs/ stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last: an installation that was interrupted is done again.

@@ -7,7 +7,6 @@ of its own. Run: python -m benchmarks.compare [--quick]
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import ROOT
 from launcher.lineage import Parent, RunRecord
 
@@ -101,9 +100,7 @@ def measured(outputs: Path, *arguments: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    quick: bool = parser.parse_args().quick
+    quick: bool = command_line(__doc__).parse_args().quick
     counts = (8, 16) if quick else (1000, 100, 10)
     steps, rounds = (100, 1) if quick else (STEPS, 3)
     results: dict[str, Any] = {}

@@ -7,7 +7,6 @@ own, imports left out. Run: python -m benchmarks.composing [--quick] [--siblings
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.fanning import LOG_EVERY, TRUNK, Setting
 from benchmarks.paired import child
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import ROOT
 
 BAR = 1.0
@@ -83,10 +82,8 @@ def hydras(fixed: list[str], count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__, rounds=3)
     parser.add_argument("--siblings", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--part", choices=("ours", "hydras"))
     parser.add_argument("--fixed", default="[]")
     options = parser.parse_args()

@@ -111,9 +111,10 @@ class Setting:
         """Seconds of one bare script that takes one step, from the command to its end."""
         return self.shell(["1e-4"], 1, 1)()
 
-    def bare_steps(self, steps: int) -> float:
-        """Seconds of so many steps of one bare script, without its start."""
-        return self.shell(["1e-4"], steps + 1, 1)() - self.bare_start()
+    def bare_steps(self, steps: int, at_once: int = 1) -> float:
+        """Seconds of so many steps of a bare script, without its start, with so many running side by side."""
+        chosen = rates(at_once)
+        return self.shell(chosen, steps + 1, at_once)() - self.shell(chosen, 1, at_once)()
 
 
 def timed(command: Sequence[str]) -> float:

@@ -5,7 +5,6 @@ Run: python -m benchmarks.fanout [--quick] [--siblings 8] [--steps 1000] [--roun
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from rich.table import Table
 
 from benchmarks.fanning import Setting, rates
 from benchmarks.fanout_parts import parts, table_of
-from benchmarks.paired import in_turn
-from benchmarks.report import median, save
+from benchmarks.paired import in_turn, ratio
+from benchmarks.report import command_line, median, save
 from launcher.files import cores
 
 WHOLE_BAR, OF_BASIC, OF_SUBMITIT = 1.10, 0.6, 0.2
@@ -35,16 +34,19 @@ def whole(setting: Setting, siblings: int, steps: int, rounds: int) -> dict[str,
         shell=setting.shell(chosen, steps, at_once),
         start=setting.bare_start,
         step=lambda: setting.bare_steps(steps),
+        busy_step=lambda: setting.bare_steps(steps, at_once),
     )
-    limits = [
-        start + siblings * step / at_once
-        for start, step in zip(seconds["start"], seconds["step"], strict=True)
-    ]
-    shares = [ours / limit for ours, limit in zip(seconds["pool"], limits, strict=True)]
+
+    def limits(step: str) -> list[float]:
+        both = zip(seconds["start"], seconds[step], strict=True)
+        return [start + siblings * each / at_once for start, each in both]
+
     return {
         "seconds": {name: median(values) for name, values in seconds.items()},
-        "limit_s": median(limits),
-        "ratio_to_limit": median(shares),
+        "limit_s": median(limits("step")),
+        "limit_busy_s": median(limits("busy_step")),
+        "ratio_to_limit": ratio(seconds["pool"], limits("step")),
+        "ratio_to_busy_limit": ratio(seconds["pool"], limits("busy_step")),
         "bar": WHOLE_BAR,
         "rounds": seconds,
     }
@@ -79,11 +81,9 @@ def further(setting: Setting, few: int, many: int, rounds: int) -> dict[str, obj
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__, rounds=3)
     parser.add_argument("--siblings", type=int, default=8)
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--many", type=int, default=MANY, help="a further sibling is told from 8 and so many")
     options = parser.parse_args()
     if options.quick:
@@ -99,7 +99,8 @@ def main() -> None:
     table = Table("way", f"{options.siblings} x {options.steps} steps, s", "a further sibling, s")
     for name in ("pool", *PEERS, "shell"):
         table.add_row(name, f"{one['seconds'][name]:.1f}", f"{other['seconds_each'][name]:.3f}")  # type: ignore[index]
-    table.add_row("limit", f"{one['limit_s']:.1f}", "")
+    table.add_row("limit, by steps of one script alone", f"{one['limit_s']:.1f}", "")
+    table.add_row("limit, by steps with every core busy", f"{one['limit_busy_s']:.1f}", "")
     Console().print(table)
     Console().print(table_of(spent))
     save(
@@ -111,7 +112,8 @@ def main() -> None:
             "further": other,
             "parts_s": spent,
         },
-        f"fanout: {one['ratio_to_limit']:.2f} of the limit (bar: at most {WHOLE_BAR}); a further sibling "
+        f"fanout: {one['ratio_to_limit']:.2f} of the limit (bar: at most {WHOLE_BAR}), "
+        f"{one['ratio_to_busy_limit']:.2f} of it with every core busy; a further sibling "
         f"{other['of_basic']:.2f} of basic's ({OF_BASIC}), {other['of_submitit_local']:.2f} of "
         f"submitit_local's ({OF_SUBMITIT})",
         quick=options.quick,

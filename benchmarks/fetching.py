@@ -7,7 +7,6 @@ its service within it. Run: python -m benchmarks.fetching [--quick] [--rounds N]
 
 from __future__ import annotations
 
-import argparse
 import logging
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from launcher.sources.fetch import fetch
 from tests.sources.file_server import FileServer
 from tests.wandb_server.server import WandbServer
@@ -91,10 +90,7 @@ def measure(size: int, rounds: int, root: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = command_line(__doc__, rounds=7).parse_args()
     size, rounds = (20_000_000, 1) if options.quick else (500_000_000, options.rounds)
     with tempfile.TemporaryDirectory() as directory:
         found = measure(size, rounds, Path(directory))

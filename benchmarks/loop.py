@@ -7,7 +7,6 @@ the ratios of neighbouring segments. Run: python -m benchmarks.loop [--quick]
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import tempfile
@@ -19,16 +18,16 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from launcher.branch.declared import Declared
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.branch.plan import plan
 from launcher.config import Config
 from launcher.recording import Recording
 from launcher.training.device import environment, prepare_process
 from launcher.training.distributed import Ranks
-from launcher.training.loop import train
+from launcher.training.loop import Unrecorded, train
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
 from launcher.training.rng import seed_all
@@ -68,7 +67,7 @@ class Bare:
             batch = self.task.batch(self.step)
             loss, metrics = self.task.loss(model, batch, self.step)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
@@ -80,7 +79,7 @@ class Bare:
         return time.perf_counter() - started
 
 
-class Timed:
+class Timed(Unrecorded):
     """The run's own hooks, with the clock read when a segment's first and last step are done."""
 
     def __init__(self, recording: Recording) -> None:
@@ -105,21 +104,21 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
     prepare_process(config, CPU)
     pairs = []
     run_plan = plan(config, Declared())
-    with Interruption() as interruption, Recording(run_plan, [], environment(CPU)) as recording:
-        task = build_task(config)
+    with Interruption() as interruption, Recording(run_plan, [], environment(CPU), Ranks()) as recording:
+        task = launchers_task(config)
         seed_all(config.seed)
         factor = build_schedule(config.scheduler, run_plan.horizon_steps)
         trainer = Trainer(task, new_model(task, CPU), config, factor, Ranks())
         recording.start(trainer, "nothing")
         hooks = Timed(recording)
-        bare = Bare(config, build_task(config), directory / "bare.jsonl")
+        bare = Bare(config, launchers_task(config), directory / "bare.jsonl")
         warm = 3 * config.training.log_every
         # A segment's last step is logged and saved in any case, so the clock stops one step before it.
-        train(trainer, warm, config, hooks, interruption)
+        train(trainer, warm, config, hooks, interruption, Ranks())
         bare.segment(warm)
         for _ in range(segments):
             first = hooks.step
-            train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption)
+            train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
             ours = hooks.times[first + steps] - hooks.times[first + 1]
             theirs = bare.segment(steps - 1)
             pairs.append({"ours_s": ours, "bare_s": theirs, "ratio": theirs / ours})
@@ -128,9 +127,7 @@ def measure(config: Config, segments: int, steps: int, directory: Path) -> list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     logging.getLogger("launcher").setLevel(logging.ERROR)
     segments, steps = (2, 60) if options.quick else (30, 300)
     with tempfile.TemporaryDirectory() as directory:

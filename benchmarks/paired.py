@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.report import median
 
 
 def in_turn(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]]:
@@ -20,10 +19,6 @@ def in_turn(rounds: int, **ways: Callable[[], float]) -> dict[str, list[float]]:
         for name in list(ways) if index % 2 == 0 else reversed(ways):
             seconds[name].append(ways[name]())
     return seconds
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
@@ -48,11 +43,3 @@ def peak_memory() -> int:
 
 def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def record(name: str, results: dict[str, Any]) -> Path:
-    """Write ``results/NAME.json``."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    return path

@@ -6,7 +6,6 @@ measurement is the whole command in a process of its own. Run: python -m benchma
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import DIGITS, GROUP, STEPS, again, measured, record, template, write
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from launcher.lineage import RunRecord
 
 STREAMS = 4
@@ -41,9 +40,7 @@ def write_trunk(outputs: Path, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    quick: bool = parser.parse_args().quick
+    quick: bool = command_line(__doc__).parse_args().quick
     counts = (16, 8) if quick else (1000, 100, 10)
     steps, rounds = (100, 1) if quick else (STEPS, 3)
     results: dict[str, Any] = {}

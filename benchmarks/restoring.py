@@ -7,7 +7,6 @@ Both build a model, an optimizer and restore both. Run: python -m benchmarks.res
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import threading
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from benchmarks.paired import child
-from benchmarks.report import save
+from benchmarks.report import command_line, save
 
 BAR_OF_BARE, BAR_OF_STATE = 0.6, 1.15
 
@@ -128,8 +127,7 @@ def anonymous() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__)
     parser.add_argument("--part", choices=("write", "ours", "bare"))
     parser.add_argument("--path", type=Path)
     options = parser.parse_args()

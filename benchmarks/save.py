@@ -7,7 +7,6 @@ Writes ``benchmarks/results/save.json``. Needs 3 times the largest state in memo
 
 from __future__ import annotations
 
-import argparse
 import os
 import tempfile
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.paired import child, median, ratio, record
+from benchmarks.paired import child, ratio
+from benchmarks.report import command_line, median, record
 from launcher.files import cores, readable_bytes
 
 MODULE = "benchmarks.saving"
@@ -120,14 +120,10 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a smoke test: small states, nothing recorded")
+    parser = command_line(__doc__, rounds=9)
     parser.add_argument(
         "--in", dest="place", help="where to write; default: the system's temporary directory"
     )
-    parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     sizes = {"20 MB": 20} if arguments.quick else {"500 MB": 500, "2 GB": 2000}
     with tempfile.TemporaryDirectory(dir=arguments.place) as directory:

@@ -7,7 +7,6 @@ A table says what the launcher's time is spent on. Run: python -m benchmarks.sta
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import ROOT
 
 BAR = 1.5
@@ -79,9 +78,7 @@ def spent(arguments: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    options = parser.parse_args()
+    options = command_line(__doc__).parse_args()
     rounds = 2 if options.quick else 15
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)

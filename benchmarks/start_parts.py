@@ -46,9 +46,13 @@ def main() -> None:
 
     entry.register()
     PARTS["import the task"] = time.perf_counter() - started
-    run.plan = timed("resolve the branch point, read its digest", run.plan)
-    run.preflight = timed("preflight", run.preflight)
-    run.branch = timed("build and restore", run.branch)
+    watched = (
+        ("plan", "resolve the branch point, read its digest"),
+        ("preflight", "preflight"),
+        ("branch", "build and restore"),
+    )
+    for function, name in watched:
+        setattr(run, function, timed(name, getattr(run, function)))
     Trainer.step = timed("first step", Trainer.step)  # type: ignore[method-assign]
     whole: dict[str, float] = {}
 

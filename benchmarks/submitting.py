@@ -7,7 +7,6 @@ the last job is in the queue. Run: python -m benchmarks.submitting [--quick] [--
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import signal
@@ -22,7 +21,7 @@ from rich.console import Console
 from benchmarks.fanning import LOG_EVERY, TRUNK, Setting, rates, timed
 from benchmarks.fanout_parts import parts, table_of
 from benchmarks.paired import in_turn, ratio
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import ROOT
 
 BAR = 0.5
@@ -78,10 +77,8 @@ def submitit(setting: Setting, count: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__, rounds=3)
     parser.add_argument("--siblings", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     if (
         shutil.which("sbatch") is None

@@ -7,7 +7,6 @@ Run: python -m benchmarks.tracking [--quick] [TRACKER ...]
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
 import os
@@ -18,16 +17,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.config import Config
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.metrics_file import STEP, MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.training.device import prepare_process
 from launcher.training.distributed import Ranks
-from launcher.training.loop import train
+from launcher.training.loop import Unrecorded, train
 from launcher.training.progress import Progress
 from launcher.training.restore import new_model
 from launcher.training.rng import seed_all
@@ -41,7 +40,7 @@ TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 WITHOUT = "metrics.jsonl"
 
 
-class Switched:
+class Switched(Unrecorded):
     """The hooks of the training loop, logging to whichever trackers have their turn."""
 
     def __init__(self, ways: Mapping[str, Trackers]) -> None:
@@ -77,7 +76,7 @@ def measure(
 ) -> dict[str, list[float]]:
     """Seconds of each segment, by tracker."""
     prepare_process(config, CPU)
-    task = build_task(config)
+    task = launchers_task(config)
     seed_all(config.seed)
     trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
     hooks = Switched({name: started(name, directory) for name in (WITHOUT, *names)})
@@ -103,8 +102,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
+    parser = command_line(__doc__)
     parser.add_argument(
         "trackers", nargs="*", metavar="TRACKER", help=f"default: of {', '.join(TRACKERS)}, those installed"
     )

@@ -8,7 +8,6 @@ Run: python -m benchmarks.uploading [--quick] [--rounds N]
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import multiprocessing
@@ -21,10 +20,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import median, save
+from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
 from benchmarks.tracking import CPU, Switched
-from launcher.branch.effect import build_task
+from launcher.branch.effect import launchers_task
 from launcher.config import WandbConfig
 from launcher.files import cores
 from launcher.trackers.base import KeptCheckpoint, RunIdentity
@@ -63,7 +62,7 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
     )
     prepare_process(config, CPU)
     torch.set_num_threads(threads)
-    task = build_task(config)
+    task = launchers_task(config)
     seed_all(config.seed)
     trainer = Trainer(task, new_model(task, CPU), config, build_schedule(config.scheduler, 10**6), Ranks())
     place = root / f"run-{threads}"
@@ -100,10 +99,7 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smoke test, not a measurement")
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
+    options = command_line(__doc__, rounds=9).parse_args()
     logging.getLogger("launcher").setLevel(logging.ERROR)
     size, rounds = (20 << 20, 1) if options.quick else (500 << 20, options.rounds)
     ours, theirs = _context.Pipe()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from launcher.checkpoint.content import describe
 from launcher.checkpoint.difference import differing
 from launcher.checkpoint.manifest import Content
 from launcher.errors import RunFailed
+from launcher.shards import described
 from launcher.training.distributed import Ranks
 from launcher.training.trainer import Trainer
 
@@ -39,12 +39,12 @@ def prove_resumable(live: Trainer, load_again: Callable[[], Trainer], ranks: Ran
     Raises:
         RunFailed: the two differ; names the first component.
     """
-    saved = describe(live.state_dict())
-    in_memory = _one_step_more(live)
+    saved = described(live.state_dict(), ranks)
+    in_memory = _one_step_more(live, ranks)
     again = load_again()
     again.gather_streams()
-    loaded = describe(again.state_dict())
-    from_disk = _one_step_more(again)
+    loaded = described(again.state_dict(), ranks)
+    from_disk = _one_step_more(again, ranks)
     if ranks.first:
         refuse_unrepeatable(saved, in_memory, loaded, from_disk)
 
@@ -69,10 +69,10 @@ def refuse_unrepeatable(saved: Content, in_memory: Content, loaded: Content, fro
             raise _failed(what, wrong[0])
 
 
-def _one_step_more(trainer: Trainer) -> Content:
+def _one_step_more(trainer: Trainer, ranks: Ranks) -> Content:
     trainer.step(measure=False)
     trainer.gather_streams()
-    return describe(trainer.state_dict())
+    return described(trainer.state_dict(), ranks)
 
 
 def _failed(what: str, component: str) -> RunFailed:

@@ -58,7 +58,7 @@ class BranchConfig:
     """Further places to try, in order, each written like ``from_checkpoint``."""
     require: str = "exact"
     """What a foreign checkpoint must have: all that makes a control ``exact``; ``state``: model, optimizer,
-    step; or ``weights``. What it lacks beyond that starts anew."""
+    step; or ``weights``. What it lacks beyond that starts anew, as does a script's data without a state."""
     allow_globals: list[str] = field(default_factory=list)
     """Classes (dotted names) that a foreign checkpoint may hold besides tensors and plain values."""
     sha256: str | None = None
@@ -238,6 +238,8 @@ class LaunchConfig:
     nproc: int = 1
     """Processes that train one run together (DDP ranks). Exactness holds at an equal number. On SLURM it is
     ``hydra.launcher.nodes`` times ``hydra.launcher.tasks_per_node``."""
+    shard: bool = False
+    """Divide parameters, gradients and optimizer state among them (FSDP2): each has, and saves, its rows."""
     snapshot: bool = True
     """On SLURM: run a copy of the code as it was at submission, whatever is edited afterwards."""
 

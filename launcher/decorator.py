@@ -6,14 +6,16 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from launcher.entry import exit_with_one_message, register, run_job
 from launcher.errors import ConfigError
-from launcher.script.loop import Main
+
+if TYPE_CHECKING:
+    from launcher.script.loop import Main
 
 
 def main(

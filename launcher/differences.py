@@ -28,7 +28,7 @@ NOT_COMPARED: tuple[str, ...] = (
 )
 """Keys that cannot change what a run computes. They are in no signature and are never a difference."""
 
-ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1, "task.main": None}
+ADDED_LATER: Mapping[str, Any] = {"launch.nproc": 1, "launch.shard": False, "task.main": None}
 """Keys that older records lack, with the value that they had in effect. At that value they are in no
 signature, so that a run keeps its id when the launcher is upgraded."""
 

@@ -19,6 +19,7 @@ from launcher.branch.declared import Declared
 from launcher.composition import config_from, declared_by
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
+from launcher.fanout.alone import refuse_alone
 from launcher.launchers import pool, slurm, vertex
 from launcher.messages import log_to_stderr
 from launcher.search_sweep import sweeper as search
@@ -47,6 +48,8 @@ def run_job(composed: DictConfig) -> float | None:
 
     try:
         config, said = config_from(composed), declared_by(HydraConfig.get())
+        if HydraConfig.get().mode == RunMode.RUN:
+            refuse_alone(HydraConfig.get().overrides.task)
         if config.fanout.dry_run and config.fanout.id is None:
             _show_only(config, said)
         else:

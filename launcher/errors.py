@@ -75,6 +75,10 @@ class UnknownRun(LauncherError):
     """A run was named that does not exist, or by a name that fits several."""
 
 
+class RunsElsewhere(LauncherError):
+    """Another process trains the run, and is left to it."""
+
+
 class UndeclaredDifference(LauncherError):
     """A branch differs from its trunk in something that nobody typed."""
 

@@ -44,6 +44,7 @@ def run_sibling(directory: Path, interruption: Interruption | None = None, until
             print(f"{launch.run} was cancelled at {launch.cancelled}; it does not start.", file=sys.stderr)
             return 128 + signal.SIGTERM
         os.chdir(launch.working_directory)
+        launch.find_script()
         from launcher.branch.declared import Declared
         from launcher.config import Config
         from launcher.run import run

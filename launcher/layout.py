@@ -17,7 +17,7 @@ _STEP_INSIDE_NAME = re.compile(
     r"(?:step|iter|ckpt|checkpoint)[^\dA-Za-z]{0,3}(\d+)(k?)(?![\dA-Za-z])", re.IGNORECASE
 )
 _SUFFIX = re.compile(r"(\.safetensors\.index\.json|\.(pt|pth|ckpt|bin|safetensors))$")
-_CHECKPOINT_FILE = re.compile(r"^checkpoint_step_(\d+)\.pt$")
+_CHECKPOINT = re.compile(r"^checkpoint_step_(\d+)(?:\.pt)?$")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,20 @@ def checkpoint_file(step: int) -> str:
     return f"checkpoint_step_{step}.pt"
 
 
+def checkpoint_directory(step: int) -> str:
+    """``checkpoint_step_15000``: of a run whose processes each write their shards."""
+    return f"checkpoint_step_{step}"
+
+
+def checkpoint_at(directory: Path, step: int) -> Path:
+    """The checkpoint of a step in a run's directory of checkpoints, whichever of the two forms it has."""
+    sharded = directory / checkpoint_directory(step)
+    return sharded if sharded.is_dir() else directory / checkpoint_file(step)
+
+
 def checkpoint_step(name: str) -> int | None:
-    """The step of a file that :func:`checkpoint_file` named; None for any other name."""
-    match = _CHECKPOINT_FILE.match(name)
+    """The step of a checkpoint that the launcher named; None for any other name."""
+    match = _CHECKPOINT.match(name)
     return int(match[1]) if match else None
 
 

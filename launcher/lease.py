@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from launcher.errors import LauncherError
+from launcher.errors import RunsElsewhere
 from launcher.files import read_json_object
 from launcher.layout import RunDirectory
 from launcher.process import Process
@@ -31,7 +31,7 @@ DEAD_SECONDS = 60.0
 _LEASE = "lease.json"
 
 
-class Superseded(LauncherError):
+class Superseded(RunsElsewhere):
     """A newer process has taken the run over; this one may not write any more."""
 
     exit_status = 1

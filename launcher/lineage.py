@@ -116,6 +116,9 @@ class RunRecord:
     """Dotted keys and group choices that were typed or stand in the branch's config file."""
     differences: dict[str, list[Any]] = field(default_factory=dict)
     """Factors: dotted key to [the trunk's value, the own value]."""
+    resharded: dict[str, list[Any]] = field(default_factory=dict)
+    """``launch.nproc`` and ``launch.shard`` where they are not the trunk's: [the trunk's or None, the own].
+    What such a run computes is equal within tolerance, never exactly."""
     findings: list[dict[str, str]] = field(default_factory=list)
     """What the checks had to say at the first start."""
     metrics: dict[str, float] = field(default_factory=dict)

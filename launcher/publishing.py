@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from launcher.checkpoint.store import checkpoints, metric_by_step, pinned, step_of
 from launcher.config import CheckpointConfig
-from launcher.layout import RunDirectory, checkpoint_file
+from launcher.layout import RunDirectory, checkpoint_at
 from launcher.trackers.base import KeptCheckpoint
 from launcher.trackers.wandb.artifacts import uploaded
 
@@ -82,7 +82,7 @@ class Publishing:
             aliases.append("best")
         self._hand_over(
             KeptCheckpoint(
-                path=self._directory.checkpoints / checkpoint_file(step),
+                path=checkpoint_at(self._directory.checkpoints, step),
                 step=step,
                 aliases=tuple(aliases),
                 by=self._config.artifact_by,

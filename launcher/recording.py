@@ -15,26 +15,25 @@ from omegaconf import OmegaConf
 from launcher.branch.metadata import identity_of
 from launcher.branch.plan import Plan
 from launcher.branch.record import going_on, new_record
-from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import About, Content, read_manifest
-from launcher.checkpoint.writer import CheckpointWriter
 from launcher.differences import plain
-from launcher.errors import ConfigError, LauncherError
+from launcher.errors import LauncherError
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
-from launcher.launchers.custom_jobs.inside import vertex_job
-from launcher.launchers.jobs.job import SlurmJob, current_job
-from launcher.layout import RunDirectory, checkpoint_file
-from launcher.lease import Lease, Superseded, holder
-from launcher.lineage import Origin, Start, State, branched_steps, utc_now
+from launcher.layout import RunDirectory, checkpoint_at
+from launcher.lease import Superseded
+from launcher.lineage import Origin, Start, State, branched_steps
 from launcher.publishing import Publishing
 from launcher.report.progress_bar import ProgressBar
+from launcher.shards import WEIGHTS, checkpoint_writer, described, weights_of
+from launcher.taking import take
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.artifacts import uploaded
+from launcher.training.distributed import Ranks
 from launcher.training.loop import Trained
 from launcher.training.progress import Progress
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from launcher.search.pruning import Pruning
 
 WANDB = "wandb://"
-_WEIGHTS = "model_state_dict"
 
 
 class Recording:
@@ -52,10 +50,11 @@ class Recording:
     twice; what was saved before stays.
     """
 
-    def __init__(self, plan: Plan, findings: list[Finding], environment: dict[str, Any]) -> None:
-        self.plan = plan
+    def __init__(
+        self, plan: Plan, findings: list[Finding], environment: dict[str, Any], ranks: Ranks
+    ) -> None:
+        self.plan, self._ranks = plan, ranks
         self._findings, self._environment = findings, environment
-        self._job = current_job() or SlurmJob(vertex_job() or "", 0)
         self._trained: Trained | None = None
         self._pruning: Pruning | None = None
         self._pruned = False
@@ -63,10 +62,9 @@ class Recording:
 
     def __enter__(self) -> Recording:
         directory = self.plan.directory
-        self._refuse_second(directory)
         try:
             directory.checkpoints.mkdir(parents=True, exist_ok=True)
-            self.lease = Lease(directory, utc_now(), self._job.id or None, self._job.restarts)
+            self.lease, self._job = take(directory, self.plan.id)
         except OSError as error:
             raise disk_error(error, directory.path) from error
         try:
@@ -91,29 +89,11 @@ class Recording:
             raise disk_error(error, directory.path) from error
         metrics = MetricsFile(directory.metrics, self.lease.aside)
         self._trackers = Trackers(metrics, trackers_of(self.plan.config.tracker))
-        self._writer = CheckpointWriter(
-            directory.checkpoints, self.plan.config.checkpoint, self._needed, self.lease.aside
+        self._writer = checkpoint_writer(
+            directory.checkpoints, self.plan.config.checkpoint, self._ranks, self._needed, self.lease.aside
         )
         self._publishing = Publishing(directory, self.plan.config.checkpoint, self._trackers.keep)
         self._bar = ProgressBar(self.plan.id, self.plan.end_step)
-
-    def _refuse_second(self, directory: RunDirectory) -> None:
-        """Leave a run to the living process that trains it, unless that is an earlier start of this job."""
-        there = holder(directory)
-        if there is not None and vertex_job() is not None and there.job_id == self._job.id:
-            # Vertex AI does not count; it starts a job's process again only when the one before is over.
-            self._job = SlurmJob(self._job.id, there.restarts + 1)
-        if there is None or not there.alive:
-            return
-        if there.job_id == self._job.id and there.restarts < self._job.restarts:
-            return
-        raise ConfigError(
-            f"Another process is training {self.plan.id}.",
-            where=str(directory.path),
-            found=str(there),
-            expected="one process a run",
-            do="let it finish, or stop it and give this command again",
-        )
 
     def start(self, trained: Trained, origin: Origin) -> None:
         """The live objects are ready: tell the record and the trackers."""
@@ -181,8 +161,7 @@ class Recording:
         if step == self.record.starts[-1].step + 1:
             self._writer.reserve(self._trained.state_dict())
         if step - self.record.start_step in self.plan.config.fanout.looks:
-            weights = {_WEIGHTS: self._trained.weights()}
-            self._note_weights(step, describe(weights))
+            self._note_weights(step, described(weights_of(self._trained), self._ranks))
             self._write_record()
         self._bar.advance(step)
 
@@ -201,19 +180,19 @@ class Recording:
         self._writer.check()
         ended = state == "finished" and self._writer.saved == self.plan.end_step
         if ended and self.record.parent is not None:
-            last = self.plan.directory.checkpoints / checkpoint_file(self.plan.end_step)
+            last = checkpoint_at(self.plan.directory.checkpoints, self.plan.end_step)
             self._note_weights(self.plan.end_step, read_manifest(last).content)
         self._end(state, None)
 
     def _note_weights(self, step: int, content: Content) -> None:
-        self.record.states[str(step - self.record.start_step)] = content.components[_WEIGHTS][:16]
+        self.record.states[str(step - self.record.start_step)] = content.components[WEIGHTS][:16]
 
     def saved(self) -> Path:
         """The newest checkpoint, once it is on disk."""
         self._writer.wait()
         self._writer.check()
         assert self._writer.saved is not None
-        return self.plan.directory.checkpoints / checkpoint_file(self._writer.saved)
+        return checkpoint_at(self.plan.directory.checkpoints, self._writer.saved)
 
     def __exit__(
         self,
@@ -235,7 +214,7 @@ class Recording:
             return
         if isinstance(error, LauncherError) and error.where is None:
             error.where = str(self.plan.directory.path)
-        with contextlib.suppress(LauncherError):  # The error that is already on its way came first.
+        with contextlib.suppress(Exception):  # The error that is already on its way came first.
             self._writer.close()
         state: State = "failed" if isinstance(error, Exception) else "interrupted"
         # A disk that is full cannot take the record either; the error itself is shown.

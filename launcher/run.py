@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from launcher.branch.preflight import (
 )
 from launcher.branch.select import selected_names, selected_state
 from launcher.canary import prove_resumable, refuse_unlike
-from launcher.checkpoint.content import describe
 from launcher.checkpoint.formats.known import load
 from launcher.checkpoint.manifest import About, Manifest, read_manifest, write_manifest
 from launcher.checkpoint.reader import read_state
@@ -41,9 +41,9 @@ from launcher.messages import log_to_stderr, print_in_red
 from launcher.recording import Recording
 from launcher.report.summary import print_summary
 from launcher.script.loop import OwnLoop
-from launcher.session.session import Session, drive
-from launcher.session.source import Source, without_rng
+from launcher.session.own_loop import own_loop
 from launcher.session.task_run import call
+from launcher.shards import Sharing, described
 from launcher.training.device import choose_device, device_type, environment, prepare_process
 from launcher.training.distributed import Ranks, rank_seed
 from launcher.training.local_ranks import may_fork, start_ranks
@@ -79,7 +79,8 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
     if place is None:
         work = partial(_as_rank, config, declared)
         return start_ranks(work, config.launch.nproc, may_fork(config.device), interruption)
-    with Ranks(place, Path(config.paths.outputs), device_type(config.device)) as ranks:
+    outputs, shard = Path(config.paths.outputs), config.launch.shard
+    with Ranks(place, outputs, device_type(config.device), shard) as ranks:
         run_plan, own, findings, done = ranks.told(lambda: _found_out(config, declared, place))
         if done is not None:
             return done
@@ -87,18 +88,20 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
 
         with (
             nullcontext(interruption) if interruption else Interruption() as stop,
-            Recording(run_plan, findings, _environment(config, device))
+            Recording(run_plan, findings, _environment(config, device), ranks)
             if ranks.first
-            else Unrecorded() as hooks,
+            else (Sharing(run_plan, ranks) if ranks.shard else Unrecorded()) as hooks,
             ranks.lost_ones_named(),
         ):
             if own is not None:
                 log.info("%s goes on from its own checkpoint %s.", run_plan.id, own.name)
             task = build_task(config)
+            started = partial(_record_start, run_plan, hooks, ranks)
             if isinstance(task, OwnLoop):
-                reached = _own_loop(run_plan, task, own, hooks, stop, device)
+                assert isinstance(hooks, Recording)  # One process trains it.
+                reached = own_loop(run_plan, task, own, hooks, stop, device, started)
             else:
-                loop = partial(_launchers_loop, run_plan, task, own, hooks, stop, device, ranks)
+                loop = partial(_launchers_loop, run_plan, task, own, hooks, stop, device, ranks, started)
                 script = config.task.main
                 reached = loop() if script is None else call(script, run_plan, device, loop)
             if isinstance(hooks, Recording):
@@ -121,59 +124,36 @@ def _launchers_loop(
     stop: Interruption,
     device: torch.device,
     ranks: Ranks,
+    started: Callable[[Trainer, Origin], None],
 ) -> bool:
     """The launcher trains the task; whether it reached the end."""
     trainer: Trainer
     origin: Origin
     if own is not None:
-        trainer = resume(plan, task, read_state(own, digests=False), device, ranks)
+        trainer = resume(plan, task, _read(own, ranks), device, ranks)
         origin = "own checkpoint"
     elif plan.point is not None:
         trainer, origin = branch(plan, task, device, ranks), "branch point"
     else:
         trainer, origin = begin(plan, task, device, ranks), "nothing"
     trainer.gather_streams()
-    if isinstance(hooks, Recording):
-        _record_start(plan, hooks, trainer, origin)
+    started(trainer, origin)
     until = plan.config.fanout.until and plan.start.step + plan.config.fanout.until
     reached = train(trainer, plan.end_step, plan.config, hooks, stop, ranks, until)
-
-    def again() -> Trainer:
-        saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
-        return resume(plan, launchers_task(plan.config), read_state(saved), device, ranks)
-
     if until is not None and stop.asked is None:
-        prove_resumable(trainer, again, ranks)
+        prove_resumable(trainer, partial(_again, plan, hooks, device, ranks), ranks)
     return reached
 
 
-def _own_loop(
-    plan: Plan,
-    task: OwnLoop,
-    own: Path | None,
-    hooks: Recording | Unrecorded,
-    stop: Interruption,
-    device: torch.device,
-) -> bool:
-    """The script trains itself; whether it reached the end."""
-    assert isinstance(hooks, Recording)  # One process trains it.
-    if own is not None:
-        source = Source("own checkpoint", read_state(own, digests=False))
-    elif plan.point is not None:
-        state = load(plan.point.checkpoint, plan.config.branch.allow_globals)
-        source = without_rng(plan.config, Source("branch point", state))
-    else:
-        source = Source("nothing")
-    session = Session(plan, source, hooks, stop, device, partial(_record_start, plan, hooks))
-    reached = drive(task, session)
+def _again(plan: Plan, hooks: Recording | Unrecorded, device: torch.device, ranks: Ranks) -> Trainer:
+    """The run as it would go on in another process, from what is on disk. Collective."""
+    saved = ranks.told(lambda: hooks.saved() if isinstance(hooks, Recording) else Path())
+    return resume(plan, launchers_task(plan.config), _read(saved, ranks), device, ranks)
 
-    def again() -> Session:
-        saved = Source("own checkpoint", read_state(hooks.saved()))
-        return Session(plan, saved, Unrecorded(), stop, device, session.compare)
 
-    if session.proving and stop.asked is None:
-        session.prove(task, again)
-    return reached
+def _read(checkpoint: Path, ranks: Ranks) -> dict[str, Any]:
+    """The state in a checkpoint of the run's own that is known to be whole."""
+    return read_state(checkpoint, digests=False, by_rows=ranks.shard)
 
 
 def _environment(config: Config, device: torch.device) -> dict[str, Any]:
@@ -262,7 +242,7 @@ def _checked(plan: Plan, own: Path | None, device: torch.device) -> list[Finding
 def begin(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
     """A run from nothing: everything is drawn from the seed."""
     seed_all(plan.config.seed)
-    return _trainer(plan, task, new_model(task, device), ranks)
+    return _trainer(plan, task, new_model(task, ranks.built_on(device)), ranks)
 
 
 def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Trainer:
@@ -271,8 +251,9 @@ def branch(plan: Plan, task: Task, device: torch.device, ranks: Ranks) -> Traine
     config = plan.config
     seed_all(config.seed)
     # Every byte was checked a moment ago, when the branch point was resolved.
-    state = load(plan.point.checkpoint, config.branch.allow_globals)
-    trainer = _trainer(plan, task, _branch_model(plan, task, state["model_state_dict"], device), ranks)
+    state = load(plan.point.checkpoint, config.branch.allow_globals, ranks.shard)
+    model = _branch_model(plan, task, state["model_state_dict"], ranks.built_on(device))
+    trainer = _trainer(plan, task, model, ranks)
     trainer.load_state_dict(taken := selected_state(state, config.branch))
     if plan.point.foreign and "scheduler_state_dict" not in taken:
         trainer.set_schedule(plan.schedule_start)
@@ -292,14 +273,14 @@ def resume(plan: Plan, task: Task, state: dict[str, object], device: torch.devic
     seed_all(plan.config.seed)
     weights = state.pop("model_state_dict")
     assert isinstance(weights, dict)
-    trainer = _trainer(plan, task, model_from(task, weights, device), ranks)
+    trainer = _trainer(plan, task, model_from(task, weights, ranks.built_on(device)), ranks)
     trainer.load_state_dict(state)
     return trainer
 
 
 def _trainer(plan: Plan, task: Task, model: torch.nn.Module, ranks: Ranks) -> Trainer:
     factor = build_schedule(plan.config.scheduler, plan.horizon_steps)
-    trainer = Trainer(task, model, plan.config, factor, ranks)
+    trainer = Trainer(task, ranks.divided(model), plan.config, factor, ranks)
     if not ranks.first:
         # The weights were drawn as at rank 0; what is drawn from here on is this rank's own.
         seed_all(rank_seed(plan.config.seed, ranks.rank))
@@ -338,13 +319,20 @@ def _finished(plan: Plan) -> Run | None:
     return there
 
 
-def _record_start(plan: Plan, recording: Recording, trained: Trained, origin: Origin) -> None:
-    """Tell the record and the trackers; of a control, also put down what it was restored to."""
-    recording.start(trained, origin)
-    if origin != "branch point" or plan.branch_type != "control":
+def _record_start(
+    plan: Plan, hooks: Recording | Unrecorded, ranks: Ranks, trained: Trained, origin: Origin
+) -> None:
+    """Tell the record and the trackers; of a control, also put down what it was restored to. Collective."""
+    if isinstance(hooks, Recording):
+        hooks.start(trained, origin)
+    elif isinstance(hooks, Sharing):
+        hooks.start(trained)
+    if origin != "branch point" or plan.branch_type != "control" or not (ranks.first or ranks.shard):
         return
     about = About(step=plan.start.step, absolute_step=plan.start.absolute_step, run=plan.id)
-    restored = Manifest(about, describe(trained.state_dict()))
+    restored = Manifest(about, described(trained.state_dict(), ranks))
+    if not ranks.first:
+        return
     write_manifest(plan.directory.restored, restored)
     if plan.config.fanout.until is not None and plan.point is not None:
         refuse_unlike(plan.point.manifest.content, restored.content)

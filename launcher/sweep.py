@@ -100,8 +100,8 @@ class BranchSweeper(BasicSweeper):
             settings: of the fan-out.
             handed: the overrides of ``fanout`` itself.
         """
-        from launcher.fanout.check import check
-        from launcher.fanout.control import control_of, needs_twin, without_doubles
+        from launcher.fanout.check import check, without_doubles
+        from launcher.fanout.control import control_of, needs_twin
         from launcher.fanout.factors import missing, plan_looks
 
         def added(siblings: list[tuple[list[str], list[str]]], repeats: int) -> list[Candidate]:
@@ -122,12 +122,14 @@ class BranchSweeper(BasicSweeper):
         if settings.complete:
             cells = [(list(one.overrides), list(one.overrides)) for one in missing(candidates)]
             candidates = [*candidates, *added(cells, settings.repeats)]
-        for control in [one.plan for one in candidates if one.plan and one.plan.branch_type == "control"]:
+        good = [one.plan for one in candidates if one.plan and one.good]
+        for control in [planned for planned in good if planned.branch_type == "control"]:
             if settings.control and needs_twin(control):
                 again = f"fanout.repeat={control.config.fanout.repeat + 1}"
                 for twin in added([([*control.declared.overrides, again], [])], 1):
                     twin.overrides += (again,)  # Without that word it would be the control.
                     candidates.append(twin)
+        candidates = without_doubles(candidates)
         plan_looks(candidates)
         return candidates
 

@@ -65,7 +65,23 @@ def validate(config: Any) -> None:
             found="checkpoint.best_metric=null",
             do="name one: checkpoint.best_metric=val/token_accuracy",
         )
+    _validate_shard(config)
     _validate_branch(config.branch)
+
+
+def _validate_shard(config: Any) -> None:
+    if config.launch.shard and config.launch.nproc == 1:
+        raise ConfigError(
+            "launch.shard=true divides the state among processes, and there is only one.",
+            found=f"launch.nproc={config.launch.nproc}",
+            do="launch.nproc=N, or launch.shard=false",
+        )
+    if config.launch.shard and config.checkpoint.artifact != "none":
+        raise ConfigError(
+            "Checkpoints of a run with launch.shard=true are directories, which are not kept in W&B.",
+            found=f"checkpoint.artifact={config.checkpoint.artifact}",
+            do="checkpoint.artifact=none; `launcher convert` makes one file of a checkpoint",
+        )
 
 
 _SMALLEST: Mapping[str, float] = {

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from launcher.errors import ConfigError
 from launcher.lineage import Start, find_run
 from launcher.report.compare.comparison import Asked, Comparison, compare
+from launcher.report.compare.tables import signed
 from launcher.report.compare.verdict import Row
 from tests.compared_runs import GROUP, changed, fanned_out, sibling, trunk
 from tests.test_looking import strict
@@ -160,13 +162,14 @@ class TestOneStream:
 
     def test_against_the_trunk_where_there_is_no_control(self, tmp_path: Path) -> None:
         """The trunk's steps count from the branch point."""
-        trunk(tmp_path, ERROR, lambda step: 10.0 + step)
+        trunk(tmp_path, ERROR, lambda step: 10.0 + step, end=60)
         sibling(tmp_path, "treated", 0, {ERROR: lambda _, k: 30.0 + k + 1e-3 * math.sin(k)})
         comparison = compare(tmp_path, [], Asked())
         one = rows(comparison)["treated", ERROR]
         assert (comparison.baseline, one.baseline) == ("trunk", 50.0)
         assert one.difference == pytest.approx(0.0, abs=2e-3)
-        assert "There is no control" in comparison.notes[0]
+        [note] = comparison.notes
+        assert "There is no control" in note
         named = rows(compare(tmp_path, ["trunk", "treated-id"], Asked()))["treated", ERROR]
         assert named == one
 
@@ -201,15 +204,47 @@ class TestAlignment:
     def test_a_shorter_run_is_compared_where_it_ends(self, tmp_path: Path) -> None:
         pair(tmp_path)
         sibling(tmp_path, "short", 0, {ERROR: wave(0.1)}, end=30)
-        found = rows(compare(tmp_path, [], Asked()))
-        assert {one.branch_step for one in found.values()} == {10}
+        comparison = compare(tmp_path, [], Asked())
+        assert {one.branch_step for one in comparison.rows} == {10}
+        assert rows(comparison)["treated", ERROR].verdict == "better"
+        [note] = comparison.notes
+        assert note.startswith("compared at +10, as short-id (up to +10) measured val/error no further")
+        assert "launch it with branch.steps=20" in note
+
+    def test_one_that_has_no_step_with_the_others_is_named_and_does_not_hold_them_back(
+        self, tmp_path: Path
+    ) -> None:
+        for stream in range(3):
+            sibling(tmp_path, "control", stream, {ERROR: wave(0.0)}, every=10)
+            sibling(tmp_path, "treated", stream, {ERROR: wave(-0.5)}, every=10)
+        sibling(tmp_path, "odd", 0, {ERROR: wave(0.1)}, every=7, end=27)
+        comparison = compare(tmp_path, [], Asked())
+        one = rows(comparison)["treated", ERROR]
+        assert (one.branch_step, one.verdict) == (20, "incomplete")
+        assert one.difference == pytest.approx(-0.5, abs=0.1)
+        [missing] = comparison.missing
+        assert missing.startswith("odd-id (up to +7) measured val/error at no step that the others share")
+        assert "7 steps and not 20: launch it with branch.steps=20" in missing
+        names = [run for arm in comparison.arms if arm.name != "odd" for run in arm.runs.values()]
+        assert rows(compare(tmp_path, names, Asked()))["treated", ERROR].verdict == "better"
 
     def test_no_step_in_common(self, tmp_path: Path) -> None:
         for stream in range(2):
             sibling(tmp_path, "control", stream, {ERROR: wave(0.0)}, every=7)
             sibling(tmp_path, "treated", stream, {ERROR: wave(-0.5)}, every=11)
-        one = row(tmp_path)
+        comparison = compare(tmp_path, [], Asked())
+        one = rows(comparison)["treated", ERROR]
         assert (one.verdict, one.note, one.branch_step) == ("incomplete", "no step in common", None)
+        assert "control-id (up to +14)" in comparison.missing[0]
+        assert "treated-id (up to +11)" in comparison.missing[0]
+        assert "training.validate_every" in comparison.missing[0]
+
+    def test_a_trunk_that_ends_before_its_branches_wants_a_control(self, tmp_path: Path) -> None:
+        trunk(tmp_path, ERROR, lambda step: 10.0 + step, end=30)
+        sibling(tmp_path, "treated", 0, {ERROR: wave(0.0)})
+        comparison = compare(tmp_path, [], Asked())
+        assert rows(comparison)["treated", ERROR].branch_step == 10
+        assert comparison.notes[1].endswith("goes as far as the others: fanout.control=true")
 
     def test_smoothing_is_a_mean_over_shared_steps(self, tmp_path: Path) -> None:
         pair(tmp_path)
@@ -237,13 +272,15 @@ class TestAlignment:
         logged = [set(range(every, end - 19, every)) for every, end in shapes]
         # A run without any value up to there decides nothing, and has no row to be held to.
         counted = [{step for step in one if at is None or step <= at} for one in logged]
-        shared = set.intersection(*(one for one in counted if one)) if any(counted) else set()
-        expected = max(shared, default=None)
+        having = Counter(step for one in counted for step in one)
+        most = max(having.values(), default=0)
+        enough = 2 * most > sum(1 for one in counted if one)
+        expected = max((step for step, count in having.items() if count == most and enough), default=None)
         comparison = compare(outputs, [], Asked(metrics=[ERROR], at=None if at is None else f"+{at}"))
         for one in comparison.rows[1:]:
             number = int(one.arm.rpartition("-")[2])
             assert one.branch_step == expected
-            if expected is not None and counted[0] and counted[number]:
+            if expected in counted[0] and expected in counted[number]:
                 assert (one.value, one.baseline) == (1000.0 * number + expected, expected)
 
 
@@ -359,7 +396,8 @@ class TestWhatIsMeant:
 
     def test_a_baseline_that_is_named(self, tmp_path: Path) -> None:
         pair(tmp_path)
-        assert rows(compare(tmp_path, [], Asked(baseline="treated-id")))["control", ERROR].verdict == "worse"
+        for name in ("treated-id", "treated", "loss.name=treated"):
+            assert rows(compare(tmp_path, [], Asked(baseline=name)))["control", ERROR].verdict == "worse"
 
     def test_runs_of_two_branch_points_are_no_siblings(self, tmp_path: Path) -> None:
         pair(tmp_path)
@@ -399,24 +437,27 @@ def prepared(tmp_path: Path) -> Tiny:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nobody"], "There is no run 'nobody'"),
+        (["nobody"], f"There is no group and no run 'nobody'. where: {{}} found: groups: {GROUP}"),
         (["control-id"], "nothing to compare"),
         (["--metric", "val/nothing"], "No run has the metric 'val/nothing'"),
         (["--at", "20"], "a step after 20"),
         (["--at", "x"], "no step to compare at"),
         (["--at", "+0"], "no step to compare at"),
         (["--smooth", "0"], "is not 1 or more"),
-        (["--baseline", "nobody"], "There is no run"),
+        (["--baseline", "nobody"], "found: arms: control, treated; runs: control-id"),
         (["--expect", "better"], "That is no expectation"),
         (["--expect", "nobody better control on val/error"], "none of"),
         (["--expect", "treated better control on val/nothing"], "No run has the metric"),
+        (["--expect", "control better control-id on val/error"], "neither better nor worse than itself"),
         (["--csv", "--latex"], "not allowed with"),
+        (["--csv", "--json"], "One output at a time"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, arguments: list[str], complaint: str) -> None:
-    ended = prepared(tmp_path).launcher("compare", *arguments)
+    tiny = prepared(tmp_path)
+    ended = tiny.launcher("compare", *arguments)
     assert ended.status == 2
-    assert complaint in ended.said
+    assert complaint.format(tiny.outputs) in ended.said
     assert "Traceback" not in ended.err
 
 
@@ -451,6 +492,23 @@ def test_an_expectation_is_the_exit_status(tmp_path: Path, expected: str, status
     assert ended.status == status
     assert ended.out.count("holds: ") == (2 if status == 0 else 1)
     assert ended.out.count("DOES NOT HOLD: ") == (0 if status == 0 else 1)
+
+
+def test_an_expectation_shows_the_interval_that_it_was_taken_at(tmp_path: Path) -> None:
+    """The table corrects for all of its comparisons, and may say something else of the same arms."""
+    tiny = Tiny(tmp_path / "outputs")
+    pair(tiny.outputs, offset=-0.17)
+    for number in range(9):
+        for stream in range(3):
+            sibling(tiny.outputs, f"more-{number}", stream, {ERROR: wave(0.001 * number)})
+    ended = tiny.launcher("compare", "--expect", "treated better control on val/error")
+    assert ended.status == 0
+    comparison = compare(tiny.outputs, [], Asked(expect=["treated better control on val/error"]))
+    [expected] = comparison.expectations
+    assert rows(comparison)["treated", ERROR].verdict == "inside the noise"
+    assert f"({signed(expected.row.difference)}, {signed(expected.row.low)} to" in ended.said
+    assert "at 95 %; level kept for the 1 expectation" in ended.said
+    assert "not for the table's 10 comparisons" in ended.said
 
 
 def test_an_expectation_does_not_hold_on_one_stream_or_an_incomplete_set(tmp_path: Path) -> None:

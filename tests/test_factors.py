@@ -182,6 +182,16 @@ class TestControl:
         assert ended.out.index("control-") < ended.out.index("heavy-loss-lr")
         assert tiny.launcher("verify", "control").status == 0
 
+    def test_of_one_run_alone_is_refused_with_the_command_that_launches_it(self, tiny: Tiny) -> None:
+        ended = tiny.refuse(POINT, "loss=heavy", "branch.steps=2", "fanout.control=true")
+        assert "this command launches one run" in ended.said
+        [typed] = ended.commands()
+        assert typed[0] == "-m"
+        assert tiny.launch(*typed).status == 0
+        assert {run.record.branch_type for run in tiny.runs() if run.record.parent} == {"control", "factor"}
+        assert "fanout.repeats=3" in tiny.refuse(POINT, "fanout.repeats=3").said
+        assert tiny.launch(POINT, "branch.steps=2", "fanout.repeats=1", "fanout.control=false").status == 0
+
     def test_is_unchanged_also_where_something_is_typed_for_all(self, tiny: Tiny) -> None:
         ended = tiny.launch("-m", POINT, "optimizer.lr=0.002", "loss=plain,heavy", "fanout.control=true")
         assert ended.status == 0, ended.err

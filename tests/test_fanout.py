@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from launcher.checkpoint.store import checkpoints
-from launcher.lease import Lease
+from launcher.lease import Lease, holder
 from launcher.lineage import utc_now
 from tests import tiny_faults
+from tests.test_resume import wait_until
 from tests.tiny_process import Ended, Tiny, digest, in_a_new_interpreter, metrics
 
 POINT = "branch.from_step=20"
@@ -90,10 +91,40 @@ class TestSiblings:
         assert tiny.run("lr-0.003").record.state == "finished"
         lease.release()
 
+    @pytest.mark.parametrize("launcher", ["pool", "basic"])
+    def test_that_somebody_else_starts_meanwhile_are_left_to_him(
+        self, tiny: Tiny, tmp_path: Path, launcher: str
+    ) -> None:
+        reached, go, end = (tmp_path / name for name in ("reached", "go", "end"))
+        wait = partial(tiny_faults.wait_before_the_launch, reached, go)
+        typed = ("-m", POINT, "optimizer.lr=0.002")
+        late = tiny.start(*typed, f"hydra/launcher={launcher}", prepare=[wait])
+        wait_until(reached.exists, late.process.is_alive)
+        first = tiny.start(*typed, prepare=[partial(tiny_faults.wait_at, 30, end)])
+        try:
+            wait_until(lambda: _step(tiny) >= 29, first.process.is_alive)
+            go.touch()
+            ended = late.end()
+        finally:
+            end.touch()
+            go.touch()
+            pid, status = first.pid, first.end().status
+        assert (ended.status, status) == (0, 0), ended.err
+        assert list(states(ended).values()) == ["running elsewhere"]
+        assert f"process {pid} on" in ended.out
+        [run] = [run for run in tiny.runs() if run.record.kind == "branch"]
+        assert (run.record.state, len(run.record.starts)) == ("finished", 1)
+
     def test_of_a_trunk_are_trunks(self, empty: Tiny) -> None:
         assert empty.launch("-m", "seed=1,2", "training.steps=10").status == 0
         assert len(empty.runs()) == 2
         assert {run.record.kind for run in empty.runs()} == {"trunk"}
+
+
+def _step(tiny: Tiny) -> int:
+    """How far the one branch is whose process is there."""
+    held = (holder(run.directory) for run in tiny.runs() if run.record.kind == "branch")
+    return max((there.step for there in held if there is not None and there.alive), default=0)
 
 
 def tiny_files(tiny: Tiny, run_id: str) -> dict[str, tuple[int, int]]:
@@ -129,6 +160,20 @@ class TestChecks:
 
     def test_two_siblings_that_are_one_run(self, tiny: Tiny) -> None:
         assert "are both lr-0.003" in tiny.refuse("-m", POINT, "optimizer.lr=0.003,3e-3").said
+
+    def test_equal_findings_are_one_line_that_says_of_whom(self, tiny: Tiny) -> None:
+        ended = tiny.refuse("-m", POINT, RATES, "model.width=16,24", "curriculum=early,late")
+        assert ended.err.count("4 of 8 siblings:") == 1
+        assert ended.err.count("[24, 8]") == 1
+        assert ended.err.count("│ error") < 8
+
+    def test_a_control_that_was_typed_twice_has_one_twin(self, tiny: Tiny) -> None:
+        typed = ("-m", "branch.from_step=40", "branch.steps=2", "loss=plain,plain", "fanout.control=true")
+        assert "are both control-" in tiny.refuse(*typed).said
+        ended = tiny.launch(*typed, "fanout.skip_bad=true")
+        assert ended.status == 1
+        assert [len(run.record.starts) for run in tiny.runs() if run.record.kind == "branch"] == [1, 1]
+        assert ended.out.count("(finished)") == 2
 
     def test_the_branch_point_cannot_move_between_two_starts(self, tiny: Tiny) -> None:
         """The first sibling's start adds a later checkpoint to the directory that the others come from."""

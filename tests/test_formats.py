@@ -17,7 +17,7 @@ import torch
 
 from launcher.branch.resolve import resolve
 from launcher.checkpoint.formats.convert import convert
-from launcher.checkpoint.formats.known import described, inspect, load, recognise
+from launcher.checkpoint.formats.known import described, inspect, load
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig, Config
@@ -217,6 +217,22 @@ class TestBranching:
         assert group.hyperparameters["initial_lr"] == 4e-4
         assert digest(empty.run("control")) == digest(foreign.tiny.trunk)
 
+    def test_the_control_of_a_trunk_that_nobody_knows_is_one_run(self, foreign: Foreign, empty: Tiny) -> None:
+        """What was swept and is what the files say would be that very run under another name."""
+        place = f"branch.from_checkpoint={foreign.directory / 'bare_step_20.pt'}"
+        typed = ("-m", "+branch=foreign", place, "branch.restore=weights", "branch.steps=2")
+        ended = empty.launch(*typed, "loss=plain,heavy", "fanout.control=true")
+        assert ended.status == 0, ended.err
+        assert sorted(run.record.job_type for run in empty.runs()) == ["heavy-loss-weights", "weights"]
+        assert "loss=plain" in ended.err
+        heavy = empty.run("heavy-loss").record.differences
+        assert heavy["loss.weight"] == ["unknown", 0.5]
+        compared = empty.launcher("compare", "--json")
+        assert compared.status == 0, compared.err
+        told = json.loads(compared.out)
+        assert told["baseline"] == "weights"
+        assert "takes over less than all of its trunk" in told["proof"]["text"]
+
     def test_streams_need_the_seed_that_nobody_knows(self, foreign: Foreign, empty: Tiny) -> None:
         place = f"branch.from_checkpoint={foreign.directory / 'full.pt'}"
         ended = empty.refuse("-m", "+branch=foreign", place, "fanout.repeats=2", "optimizer.lr=1e-3,4e-4")
@@ -395,12 +411,27 @@ sys.exit(os.wait()[1])
 
 
 def test_what_is_no_checkpoint_is_told_so(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("hello")
+    (tmp_path / "note.txt").write_text("<html>nothing of the kind")
+    (tmp_path / "page.safetensors").write_text("<html>nothing of the kind")
     (tmp_path / "empty").mkdir()
-    for name in ("note.txt", "empty", "nothing"):
-        assert recognise(tmp_path / name) is None
-        with pytest.raises(CheckpointError, match="no checkpoint of a known format"):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other").touch()
+    (tmp_path / "cut.safetensors").touch()
+    (tmp_path / "old.pt").write_bytes(bytes(range(128, 200)))
+    (tmp_path / "link.pt").symlink_to(tmp_path / "gone")
+    for name, said in {
+        "note.txt": "This is a text file, and no checkpoint",
+        "page.safetensors": "This is a text file, and no checkpoint",
+        "empty": "This directory is empty",
+        "full": "This directory is no checkpoint of a known format",
+        "cut.safetensors": "This file is empty",
+        "old.pt": "This is no checkpoint of a known format",
+        "link.pt": "There is no such file or directory",
+        "nothing": "There is no such file or directory",
+    }.items():
+        with pytest.raises(CheckpointError, match=said) as caught:
             inspect(tmp_path / name)
+        assert caught.value.where == str(tmp_path / name)
 
 
 def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> None:
@@ -413,3 +444,16 @@ def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> N
 
 def test_the_libraries_that_write_are_not_needed_to_read(foreign: Foreign) -> None:
     assert not {"transformers", "accelerate", "lightning"} & set(sys.modules)
+
+
+@pytest.mark.parametrize(
+    "paths", [("ckpt.pt", "w.safetensors"), ("weights_step_20.safetensors", "ours")], ids=["write", "read"]
+)
+def test_without_safetensors_its_extra_is_named(
+    foreign: Foreign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: tuple[str, str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ConfigError) as caught:
+        convert(foreign.directory / paths[0], tmp_path / paths[1])
+    assert caught.value.do == ("pip install 'checkpoint-launcher[safetensors]'",)
+    assert list(tmp_path.iterdir()) == []

@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("layout", "messages", "process", "validation"),
+    ("handlers", "layout", "messages", "process", "validation"),
     ("config", "files"),
     ("differences", "lease", "schema"),
     ("training", "checkpoint", "trackers", "lineage"),
     ("sources", "ledger", "script"),
     ("branch", "report", "launchers"),
-    ("publishing", "search"),
+    ("publishing", "search", "taking"),
+    ("shards",),
     ("recording", "canary"),
     ("session",),
     ("run", "fanout"),
@@ -69,6 +70,7 @@ LIGHT = (
     "lineage.py", "ledger/*.py", "checkpoint/formats/known.py", "checkpoint/manifest.py",
     "checkpoint/store.py", "trackers/*.py", "trackers/*/*.py", "sources/*.py", "report/*.py", "report/*/*.py",
     "launchers/pool.py", "launchers/vertex.py", "launchers/custom_jobs/s*.py", "fanout/jobs.py", "cli.py",
+    "decorator.py", "entry.py",
     "commands/*.py",
 )  # fmt: skip
 """Files of launcher/ that are used where a run is only looked at, at the speed of a shell command."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from launcher.fanout.status import STATES, status_of
+from launcher.fanout.status import STATES, Status, status_of
+from launcher.fanout.status_table import StatusTable
 from launcher.launchers.jobs.queries import JobState
 from launcher.launchers.sibling import Launch, read_launch
 from launcher.lease import holder
@@ -84,6 +87,30 @@ class TestStatus:
             assert started.end().status == 0
         assert states(tiny) == ["finished"] * 3
         assert "40/40" in tiny.launcher("status").out
+
+    @pytest.mark.parametrize("width", [200, 120, 100, 80, 60])
+    def test_fits_the_terminal(self, width: int) -> None:
+        name, detail = "delayed-curriculum-fixed-spectrum-1a2b3c4d", "process 1 on a, since 2026-11-22T05:00"
+        found = [
+            Status(name, GROUP, "/d", "running", detail, 15500, 16500, 12.3, 81.0, 2),
+            Status("control-1a2b3c4d", GROUP, "/d", "finished", "", 16500, 16500),
+        ]
+        console = Console(width=width, file=io.StringIO())
+        console.print(StatusTable(found))
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        lines = text.splitlines()
+        assert max(map(len, lines)) <= width
+        framed = [line for line in lines if line.startswith("│")]
+        assert len(framed) == (4 if width == 60 else 3)
+        assert "15500/16500" in text
+        assert detail in " ".join(text.split())
+        assert [word in lines[1] for word in ("requeued", "steps/s", "left", "what is known")] == {
+            200: [True, True, True, True],
+            120: [True, True, True, False],
+            100: [False, True, True, False],
+            80: [False, False, False, False],
+            60: [False, False, False, False],
+        }[width]
 
     def test_names_what_there_is(self, tiny: Tiny) -> None:
         ended = tiny.launcher("status", "nothing")
@@ -172,6 +199,16 @@ class TestCancelAndRetry:
         assert started.end().status != 0
         assert states(tiny) == ["cancelled"] * 3
         assert sorted(run.record.step for run in branches(tiny)) == [20, 30, 30]
+        later = tmp_path / "later"
+        retried = tiny.start(
+            "retry", GROUP, f"--outputs={tiny.outputs}", module="launcher.cli",
+            prepare=[partial(tiny_faults.wait_at, 35, later)],
+        )  # fmt: skip
+        wait_until(lambda: states(tiny) == ["queued", "running", "running"], retried.process.is_alive)
+        assert len(json.loads(tiny.launcher("cancel", GROUP, "--json").out)) == 3
+        later.touch()
+        assert retried.end().status != 0
+        assert states(tiny) == ["cancelled"] * 3
         again = tiny.launcher("retry", GROUP)
         assert again.status == 0, again.err
         assert "3 launched again" in again.out

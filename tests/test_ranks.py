@@ -81,7 +81,8 @@ def test_a_control_is_exact(trunk_of: TrunkOf) -> None:
 def test_another_number_of_processes_is_a_factor(tiny: Tiny) -> None:
     branch = tiny.train("branch.from_step=20", PAIR)
     assert branch.record.job_type == "nproc-2"
-    assert branch.record.differences == {"launch.nproc": [1, 2]}
+    assert branch.record.differences == branch.record.resharded == {"launch.nproc": [1, 2]}
+    assert any("the state is resharded" in one["found"] for one in branch.record.findings)
     refused = tiny.refuse(f"branch.from_run={branch.id}", "branch.from_step=30")
     assert "launch.nproc=2" in refused.err
 

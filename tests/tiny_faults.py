@@ -296,6 +296,21 @@ def wait_at(step: int, until: Path) -> None:
     TinyTask.batch = patient  # type: ignore[method-assign]
 
 
+def wait_before_the_launch(reached: Path, until: Path) -> None:
+    """A fan-out stands still once everything is checked and nothing is launched, until a file is there."""
+    import launcher.fanout.launch
+
+    original = launcher.fanout.launch.write_launches
+
+    def patient(*arguments: Any) -> Any:
+        reached.touch()
+        while not until.exists():
+            time.sleep(0.01)
+        return original(*arguments)
+
+    launcher.fanout.launch.write_launches = patient
+
+
 def bring_back(step: int, source: Path, directory: Path) -> None:
     """Later checkpoints appear in a directory while some run is at a step."""
     _once_at(step, lambda: [path.rename(directory / path.name) for path in source.glob("checkpoint_step_*")])

@@ -44,6 +44,8 @@ PRELOADED = [
     "tests.tiny_process",
     "tests.tiny_faults",
     "torch._dynamo",
+    "launcher.checkpoint.shard_writer",
+    "launcher.training.sharding",
 ]
 """What takes long to import, and computes nothing."""
 PROCESSES.set_forkserver_preload(PRELOADED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import os
 import signal
 import sys
@@ -93,3 +95,35 @@ def no_writing(rank: int, below: Path) -> None:
             os._exit(99)
 
     sys.addaudithook(hook)
+
+
+def kill_rank_in(rank: int, function: str, call: int) -> None:
+    """A rank is killed at the ``call``-th call of ``module:function`` in it, before it does anything."""
+    module, _, path = function.partition(":")
+    *owners, last = path.split(".")
+    owner: Any = importlib.import_module(module)
+    for one in owners:
+        owner = getattr(owner, one)
+    original, calls = getattr(owner, last), itertools.count(1)
+
+    def dangerous(*arguments: Any, **more: Any) -> Any:
+        if is_rank(rank) and next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **more)
+
+    setattr(owner, last, dangerous)
+
+
+def full_disk_at_rank(rank: int, call: int) -> None:
+    """The ``call``-th file of shards that a rank writes finds no room."""
+    from launcher.checkpoint.sink import Sink
+
+    original, calls = Sink.__init__, itertools.count(1)
+
+    def opened(self: Sink, path: Path) -> None:
+        original(self, path)
+        if is_rank(rank) and path.suffix == ".distcp" and next(calls) == call:
+            os.close(self.fileno())
+            self._descriptor = os.open("/dev/full", os.O_WRONLY)
+
+    Sink.__init__ = opened  # type: ignore[method-assign]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -130,3 +130,73 @@ class MaskedTask(TinyTask):
 class AwkwardTask(TinyTask):
     def build_model(self) -> nn.Module:
         return Awkward()
+
+
+class Running(nn.BatchNorm1d):
+    """In training too, its output depends on what it has seen of earlier batches."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        assert self.running_mean is not None
+        earlier = self.running_mean.clone()
+        return super().forward(inputs) + earlier
+
+
+class Block(nn.Module):
+    """A layer of a deeper model."""
+
+    def __init__(self, dropout: float, norm: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 5)
+        self.outer = nn.Linear(5, 8)
+        self.norm = norm
+        self.dropout = dropout
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = nn.functional.dropout(self.inner(inputs).relu(), self.dropout, self.training)
+        output: Tensor = inputs + self.norm(self.outer(hidden))
+        return output.view_as(output)
+
+
+class Deep(nn.Module):
+    """Blocks, tied and frozen weights, numbers of rows that no two processes can share equally."""
+
+    def __init__(self, dropout: float, norm: Callable[[int], nn.Module] = Running) -> None:
+        super().__init__()
+        self.inward = nn.Linear(8, 8, bias=False)
+        self.blocks = nn.ModuleList(Block(dropout, norm(8)) for _ in range(3))
+        self.tied = nn.Linear(8, 8, bias=False)
+        self.tied.weight = self.inward.weight
+        self.frozen = nn.Linear(8, 3)
+        self.frozen.requires_grad_(False)
+        self.outward = nn.Linear(3, 4)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.register_buffer("ramp", torch.linspace(0.5, 1.5, 4), persistent=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        hidden = self.inward(inputs)
+        for block in self.blocks:
+            hidden = block(hidden)
+            hidden += 0.01  # In place, on a view.
+        output: Tensor = self.outward(self.frozen(self.tied(hidden))) * self.scale * self.ramp
+        return output
+
+
+class DeepTask(TinyTask):
+    def build_model(self) -> nn.Module:
+        return Deep(self.dropout)
+
+
+class SmoothTask(TinyTask):
+    """Neither random numbers nor batch statistics: how many share a batch shows in the last bits only."""
+
+    def build_model(self) -> nn.Module:
+        return Deep(0.0, nn.LayerNorm)
+
+
+class ScalarTask(TinyTask):
+    """One of its parameters has no rows."""
+
+    def build_model(self) -> nn.Module:
+        model = Deep(self.dropout)
+        model.scale = nn.Parameter(torch.ones(()))
+        return model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from hydra.utils import get_class
 
+from launcher.branch.foreign import UNKNOWN
 from launcher.branch.plan import Plan
 from launcher.config import OWN_LOOP, Config
 from launcher.differences import plain
@@ -86,6 +87,7 @@ class Settings:
             "deterministic": config.deterministic,
             "threads": config.threads,
             "nproc": config.launch.nproc,
+            "shard": config.launch.shard,
             "model": self._described(model),
             "data": self._task.fingerprint(),
         }
@@ -142,7 +144,7 @@ def effect_findings(plan: Plan, task: Task, model: nn.Module) -> list[Finding]:
     for key in plan.differences:
         unit = plan.declared.unit_of(key)
         # What a foreign trunk had instead is not known.
-        if unit is not None and not (plan.point.foreign and plan.differences[key][0] is None):
+        if unit is not None and not (plan.point.foreign and plan.differences[key][0] == UNKNOWN):
             units.setdefault(unit, []).append(key)
     if not units:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LEVELS = ("weights", "state", "exact")
 """The values of ``branch.require``, from the least to the most."""
+UNKNOWN = "unknown"
+"""What a trunk that nobody knows had, in the place of a value."""
 
 
 def with_trunk(point: BranchPoint, config: Config, declared: Declared) -> BranchPoint:
@@ -49,6 +51,15 @@ def with_trunk(point: BranchPoint, config: Config, declared: Declared) -> Branch
     progress = {**nothing, "end_step": length, "horizon_steps": length, **about.progress}
     manifest = replace(point.manifest, about=replace(about, config=trunk, progress=progress))
     return replace(point, manifest=manifest)
+
+
+def of_unknown(changed: Mapping[str, tuple[Any, Any]], point: BranchPoint) -> dict[str, tuple[Any, Any]]:
+    """Differences from a trunk as they are shown: what nobody knows of a foreign one is no value."""
+    known = point.manifest.about.config
+    return {
+        key: (UNKNOWN if point.foreign and theirs is None and key not in known else theirs, own)
+        for key, (theirs, own) in changed.items()
+    }
 
 
 def _is_factor(key: str, declared: Declared) -> bool:
@@ -149,7 +160,7 @@ def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
     groups = point.manifest.content.optimizer_groups
-    if groups and "optimizer.lr" not in _optimizer(point, plan.config):
+    if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
         notes.append(Finding("note", f"optimizer.lr={rate}", "the checkpoint does not tell its base rate"))
     if plan.config.branch.steps is None and found.end_step is None:

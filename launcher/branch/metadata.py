@@ -8,6 +8,8 @@ from launcher.branch.plan import Plan
 from launcher.differences import plain
 from launcher.trackers.base import RunIdentity
 
+RESHARDING = ("launch.nproc", "launch.shard")
+"""Keys that say how a run's state is divided among processes."""
 FACTOR_NODES = ("model", "data", "loss", "curriculum", "optimizer", "scheduler")
 
 
@@ -45,6 +47,7 @@ def tracker_config(plan: Plan) -> dict[str, Any]:
         told["branched_from_format"] = plan.point.format
         told["branched_from_sha256"] = plan.point.manifest.sha256
         told["branched_from_metrics"] = dict(plan.point.manifest.about.metrics)
+        told["resharded"] = any(key in plan.differences for key in RESHARDING)
     if plan.unavailable is not None:
         told["branch_unavailable"] = plan.unavailable
     return told

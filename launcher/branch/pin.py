@@ -42,7 +42,7 @@ def pin(reference: str, name: str, outputs: Path, conf: Path) -> Path:
     path = conf / "branch" / f"{name}.yaml"
     if not conf.is_dir():
         raise ConfigError("There is no directory of config files.", where=str(conf), do="give --conf DIR")
-    text = _text(reference, name, point.run_id, int(step), point.manifest.sha256, _own(point))
+    text = _text(reference, name, point.run_id, int(step), point.manifest.sha256, _own(point), _groups(point))
     try:
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise ConfigError(
@@ -65,8 +65,18 @@ def _own(point: BranchPoint) -> dict[str, Any]:
     return {key: value for key, value in said.items() if key.partition(".")[0] in known}
 
 
-def _text(reference: str, name: str, run: str, step: int, sha256: str, own: dict[str, Any]) -> str:
-    chosen = {key: value for key, value in own.items() if key in NODES}
+def _groups(point: BranchPoint) -> set[str]:
+    """The config groups of a script's own, of which an option was chosen by name."""
+    config, said = point.manifest.about.config, point.run.record.declared if point.run is not None else {}
+    return {
+        key for key, value in said.items() if isinstance(value, str) and isinstance(config.get(key), dict)
+    }
+
+
+def _text(
+    reference: str, name: str, run: str, step: int, sha256: str, own: dict[str, Any], groups: set[str]
+) -> str:
+    chosen = {key: value for key, value in own.items() if key in NODES or key in groups}
     values = {key: value for key, value in own.items() if key not in chosen}
     content: dict[str, Any] = {}
     if chosen:

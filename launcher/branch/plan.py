@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.branch.declared import Declared
-from launcher.branch.foreign import with_trunk
+from launcher.branch.foreign import of_unknown, with_trunk
 from launcher.branch.naming import (
     branch_labels,
     labels_of,
@@ -205,6 +205,7 @@ def _from_point(
         point = with_trunk(point, config, declared)
     changed = differences(point.manifest.about.config, plain(config))
     refuse_undeclared(changed, config, declared, point)
+    changed = of_unknown(changed, point)
     start = starting_progress(config, point)
     end, horizon, schedule_start = _length(config, declared, point, start)
     named, source = named_group(config, environment)

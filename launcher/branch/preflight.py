@@ -13,10 +13,11 @@ from launcher.branch.fit import fit_findings
 from launcher.branch.frozen import frozen_findings
 from launcher.branch.foreign import foreign_findings
 from launcher.branch.plan import Plan
-from launcher.branch.record import new_record
+from launcher.branch.record import new_record, resharded
 from launcher.branch.script import own_keys, script_findings
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
+from launcher.differences import override
 from launcher.errors import PreflightFailed, UnknownRun
 from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
@@ -52,7 +53,7 @@ def preflight(
     if runs is None:
         runs, _ = read_runs(Path(plan.config.paths.outputs))
     findings = _place(plan) + _trackers(plan)
-    findings += script_findings(plan, task) if isinstance(task, OwnLoop) else _shares(plan, task)
+    findings += script_findings(plan, task) if isinstance(task, OwnLoop) else _shares(plan, task, model)
     if plan.unavailable is not None:
         findings.append(
             Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
@@ -158,11 +159,11 @@ def _place(plan: Plan) -> list[Finding]:
     return findings
 
 
-def _shares(plan: Plan, task: Task) -> list[Finding]:
-    """Whether the processes that train the run can share a batch equally."""
+def _shares(plan: Plan, task: Task, model: torch.nn.Module) -> list[Finding]:
+    """Whether the processes that train the run can share its batches and its state."""
     nproc = plan.config.launch.nproc
     if nproc == 1:
-        return []
+        return _resharded(plan)
     threads = torch.get_num_threads()
     # The ranks may be forked from this process, and a copy of one that computed with several threads hangs.
     torch.set_num_threads(1)
@@ -170,15 +171,44 @@ def _shares(plan: Plan, task: Task) -> list[Finding]:
         wrong = indivisible(task.batch(plan.start.data_step + 1), nproc)
     finally:
         torch.set_num_threads(threads)
+    findings = _resharded(plan) + _undividable(plan, model)
     if wrong is None:
-        return []
+        return findings
     return [
+        *findings,
         Finding(
             "error",
             f"launch.nproc={nproc}",
             f"a batch with {wrong}",
             f"one first dimension, a multiple of {nproc}",
             "another launch.nproc or another batch size",
+        ),
+    ]
+
+
+def _resharded(plan: Plan) -> list[Finding]:
+    """Whether the branch point's state is divided anew, so that the bits will not be the trunk's."""
+    keys = resharded(plan)
+    if not keys:
+        return []
+    here = " ".join(override(key, own) for key, (_, own) in keys.items())
+    there = " ".join(override(key, trunks) for key, (trunks, _) in keys.items() if trunks is not None)
+    found = "the state is resharded: what follows is equal to the trunk within tolerance, not exactly"
+    return [Finding("warning", here, found, there, "")]
+
+
+def _undividable(plan: Plan, model: torch.nn.Module) -> list[Finding]:
+    """Parameters that FSDP2 cannot divide."""
+    without_rows = [name for name, one in model.named_parameters() if one.dim() == 0]
+    if not plan.config.launch.shard or not without_rows:
+        return []
+    return [
+        Finding(
+            "error",
+            "launch.shard=true",
+            f"parameters without a dimension: {', '.join(without_rows[:4])}",
+            "rows to divide",
+            "give them one: torch.zeros(1); or launch.shard=false",
         )
     ]
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.branch.declared import plain_value
-from launcher.branch.metadata import comparison, tags
+from launcher.branch.metadata import RESHARDING, comparison, tags
 from launcher.branch.plan import Plan
 from launcher.findings import Finding
 from launcher.layout import RunDirectory
 from launcher.lineage import Parent, RunRecord, State, read_run
+
+
+def resharded(plan: Plan) -> dict[str, list[Any]]:
+    """How the branch point's state was divided (None: nobody knows), and how it is, where these differ."""
+    known = plan.point is not None and not plan.point.foreign
+    return {
+        key: [plan.differences[key][0] if known else None, plan.differences[key][1]]
+        for key in RESHARDING
+        if key in plan.differences
+    }
 
 
 def going_on(directory: RunDirectory) -> RunRecord | None:
@@ -64,6 +74,7 @@ def new_record(
         overrides=list(plan.declared.overrides),
         declared={key: plain_value(value) for key, value in plan.declared.values.items()},
         differences={key: [left, right] for key, (left, right) in plan.differences.items()},
+        resharded=resharded(plan),
         findings=[finding.to_json() for finding in findings],
         environment=environment,
         allowed=list(plan.config.fanout.allow),

@@ -13,7 +13,14 @@ from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.store import checkpoints
 from launcher.config import BranchConfig, PathsConfig
 from launcher.errors import BranchPointUnavailable, CheckpointError, LauncherError, UnknownRun
-from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, group_name, step_in_name
+from launcher.layout import (
+    RunDirectory,
+    checkpoint_at,
+    checkpoint_file,
+    checkpoint_step,
+    group_name,
+    step_in_name,
+)
 from launcher.lineage import Run, find_run, read_run, read_runs
 from launcher.sources.fetch import Fetched, artifact_name, fetch, lies_elsewhere
 
@@ -65,7 +72,8 @@ def taken_over(handed: str, branch: BranchConfig, source: str | None = None) -> 
     try:
         return _point(Path(path), replace(branch, sha256=sha256), (), source)
     except CheckpointError as failure:
-        raise _unavailable(failure) from failure
+        named = failure if source is None else _fetched_from(source, failure)
+        raise _unavailable(named) from failure
 
 
 def cache_of(paths: PathsConfig) -> Path:
@@ -104,7 +112,7 @@ def resolve(
             source = None if found is None else found.exact
             return _point(checkpoint, branch, tuple(map(_told, failures)), source)
         except (BranchPointUnavailable, CheckpointError, UnknownRun) as failure:
-            failures.append(failure)
+            failures.append(failure if found is None else _fetched_from(found.exact, failure))
     if len(failures) == 1:
         raise _unavailable(failures[0]) from failures[0]
     raise BranchPointUnavailable(
@@ -117,6 +125,12 @@ def resolve(
 
 def _told(failure: LauncherError) -> str:
     return f"{failure.where}: {failure.what}"
+
+
+def _fetched_from(source: str, failure: LauncherError) -> LauncherError:
+    """The same failure under the name that people know: where it came from, and not only where it lies."""
+    failure.where = f"{source}, which was fetched to {failure.where}"
+    return failure
 
 
 def _unavailable(failure: LauncherError) -> BranchPointUnavailable:
@@ -175,7 +189,7 @@ def _in_reachable_place(place: str, step: int | None) -> Path:
 
 def _in_place(place: Path, step: int | None) -> Path:
     """The checkpoint in a file or a directory; :mod:`launcher.sources` gives such a path."""
-    if place.is_file():
+    if place.is_file() or (place.is_dir() and Own().recognises(place)):
         found = checkpoint_step(place.name)
         if step is not None and found is not None and found != step:
             raise BranchPointUnavailable(
@@ -232,7 +246,7 @@ def _in_runs(branch: BranchConfig, outputs: Path, typed: Sequence[str]) -> Path:
     if len(having) > 1:
         having = _without_siblings(having, branch.from_step)
     if len(having) == 1:
-        return having[0].directory.checkpoints / checkpoint_file(branch.from_step)
+        return checkpoint_at(having[0].directory.checkpoints, branch.from_step)
     if having:
         raise BranchPointUnavailable(
             f"{len(having)} runs have a checkpoint at step {branch.from_step}.",
@@ -259,7 +273,7 @@ def _without_siblings(runs: list[Run], step: int) -> list[Run]:
 
 
 def _has(run: Run, step: int) -> bool:
-    path = run.directory.checkpoints / checkpoint_file(step)
+    path = checkpoint_at(run.directory.checkpoints, step)
     return path in checkpoints(run.directory.checkpoints)
 
 

@@ -40,7 +40,7 @@ def script_findings(plan: Plan, task: OwnLoop) -> list[Finding]:
                     "register what the trunk registered, or branch.require=state: the data starts anew",
                 )
             )
-    if task.fingerprint() == UNKNOWN:
+    if plan.point is not None and task.fingerprint() == UNKNOWN:
         findings.append(
             Finding(
                 "note",

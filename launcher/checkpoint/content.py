@@ -12,6 +12,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,8 +30,18 @@ _SLAB = 16 << 20
 """Bytes of a strided tensor that are made contiguous at a time."""
 
 
-def describe(state: Mapping[str, Any], *, all_cores: bool = True) -> Content:
+def describe(
+    state: Mapping[str, Any],
+    *,
+    all_cores: bool = True,
+    known: Mapping[str, TensorEntry] = MappingProxyType({}),
+) -> Content:
     """The digests of a state, live or saved. Tensors on an accelerator are copied out piece by piece.
+
+    Args:
+        state: what is described.
+        all_cores: whether digests may take all cores.
+        known: entries of tensors by name, where they were computed otherwise.
 
     Raises:
         CheckpointError: the state holds something that a checkpoint cannot.
@@ -40,8 +51,9 @@ def describe(state: Mapping[str, Any], *, all_cores: bool = True) -> Content:
     tensors: list[TensorEntry] = []
 
     def entry(name: str, tensor: Tensor) -> TensorEntry:
-        tensors.append(tensor_entry(name, check_tensor(name, tensor), all_cores=all_cores))
-        return tensors[-1]
+        one = known.get(name) or tensor_entry(name, check_tensor(name, tensor), all_cores=all_cores)
+        tensors.append(one)
+        return one
 
     described = mapped(state, Tensor, entry)
     components = {key: _digest(value) for key, value in described.items()}
@@ -52,10 +64,16 @@ def tensor_entry(name: str, tensor: Tensor, *, all_cores: bool = True) -> Tensor
     """Name, shape, dtype and digest of one dense tensor."""
     size = tensor.numel() * tensor.element_size()
     hasher = blake3(max_threads=files.digest_threads(size) if all_cores else 1)
+    for piece in byte_pieces(tensor):
+        hasher.update(piece.numpy().data)
+    return TensorEntry(name, tuple(tensor.shape), dtype_name(tensor), hasher.hexdigest())
+
+
+def byte_pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor's elements, row-major, as pieces of uint8 on the CPU."""
     for slab in _slabs(tensor):
         # reshape, because a tensor without dimensions has no other view as bytes.
-        hasher.update(slab.cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return TensorEntry(name, tuple(tensor.shape), _dtype(tensor), hasher.hexdigest())
+        yield slab.cpu().reshape(-1).view(torch.uint8)
 
 
 def optimizer_groups(state: Mapping[str, Any]) -> tuple[OptimizerGroup, ...]:
@@ -122,5 +140,6 @@ def _json(value: Any) -> Any:
     return [_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _dtype(tensor: Tensor) -> str:
+def dtype_name(tensor: Tensor) -> str:
+    """``float32``."""
     return str(tensor.dtype).removeprefix("torch.")

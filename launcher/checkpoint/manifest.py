@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from blake3 import blake3
 
 from launcher import files, layout
 from launcher.checkpoint.fields import OLDER, Fields, refuse
@@ -93,12 +95,12 @@ class About:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """The file that a state was written to."""
+    """The file that a state was written to, or a directory of several."""
 
     name: str
     bytes: int
     digest: str
-    """BLAKE3 of all its bytes."""
+    """BLAKE3 of all its bytes; of a directory, :func:`parts_digest`."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Manifest:
     content: Content
     file: StoredFile | None = None
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
+    parts: tuple[StoredFile, ...] = ()
+    """The files of a directory that several processes wrote, each its shards; else none."""
 
     @property
     def step(self) -> int:
@@ -130,6 +134,12 @@ def content_digest(components: Mapping[str, str]) -> str:
     """The digest over all components, independent of their order."""
     listing = {"format": FORMAT, "components": dict(components)}
     return hashlib.sha256(files.canonical_json(listing)).hexdigest()
+
+
+def parts_digest(parts: Iterable[StoredFile]) -> str:
+    """One digest over the files of a directory, whatever their order."""
+    listing = sorted([part.name, part.bytes, part.digest] for part in parts)
+    return blake3(files.canonical_json(listing)).hexdigest()
 
 
 def write_manifest(path: Path, manifest: Manifest, aside: Path | None = None) -> None:
@@ -208,6 +218,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         **{each.name: getattr(about, each.name) for each in fields(about)},
         "created": manifest.created,
         "file": asdict(manifest.file) if manifest.file else None,
+        **({"parts": [asdict(part) for part in manifest.parts]} if manifest.parts else {}),
         "sha256": content.sha256,
         "components": content.components,
         "optimizer_groups": [asdict(group) for group in content.optimizer_groups],
@@ -261,7 +272,11 @@ def _parsed(plain: dict[str, Any], path: Path) -> Manifest:
         refuse(path, "a content digest that its components do not give", "digests that fit together")
     stored = take.optional("file", dict)
     return Manifest(
-        about, content, None if stored is None else _stored(stored, path), take.of("created", str)
+        about,
+        content,
+        None if stored is None else _stored(Fields(stored, path, "file.")),
+        take.of("created", str),
+        tuple(_stored(row) for row in take.rows("parts")) if "parts" in plain else (),
     )
 
 
@@ -272,6 +287,5 @@ def _entry(row: Fields) -> TensorEntry:
     return TensorEntry(row.of("name", str), tuple(shape), row.of("dtype", str), row.digest("digest"))
 
 
-def _stored(plain: dict[str, Any], path: Path) -> StoredFile:
-    take = Fields(plain, path, "file.")
+def _stored(take: Fields) -> StoredFile:
     return StoredFile(take.of("name", str), take.count("bytes"), take.digest("digest"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from launcher.checkpoint.fields import OLDER
+from launcher.checkpoint.formats.values import Scattered
 from launcher.checkpoint.manifest import Manifest
 from launcher.checkpoint.tree import check_tensor, mapped
 from launcher.checkpoint.verify import complete_manifest, verify_file
@@ -16,23 +17,34 @@ from launcher.errors import CheckpointError
 
 
 def read_state(
-    checkpoint: Path, device: torch.device | str = "cpu", *, digests: bool = True
+    checkpoint: Path, device: torch.device | str = "cpu", *, digests: bool = True, by_rows: bool = False
 ) -> dict[str, Any]:
     """The state in a checkpoint, as it was saved.
 
     On the CPU its tensors are pages of the file, read when they are first touched; writing to them does
-    not change the file.
+    not change the file. Of a directory of shards they are read whole.
 
     Args:
-        checkpoint: the file; its manifest lies beside it.
+        checkpoint: the file or directory; its manifest lies beside it.
         device: where the tensors go.
         digests: check every byte first. Without, only that the checkpoint is complete: for a file that
             :func:`launcher.checkpoint.verify.newest_good` or ``verify_file`` just approved.
+        by_rows: of a directory of shards, leave the optimizer's moments where they are, as
+            :class:`launcher.checkpoint.formats.values.Scattered`, for a process that needs some rows of them.
 
     Raises:
         CheckpointError: it is incomplete or damaged, or holds something that would have to be executed.
     """
     manifest = verify_file(checkpoint) if digests else complete_manifest(checkpoint)
+    if manifest.parts:
+        # It needs torch.distributed, which takes time to import.
+        from launcher.checkpoint.shards import read_shards
+
+        state: Any = read_shards(checkpoint, by_rows)
+        _compare(checkpoint, state, manifest)
+        return mapped(
+            state, (Tensor, Scattered), lambda _, one: one.to(device) if isinstance(one, Tensor) else one
+        )
     try:
         state = torch.load(checkpoint, map_location=device, mmap=True, weights_only=True)
     except MemoryError:
@@ -54,11 +66,12 @@ def _compare(checkpoint: Path, state: Any, manifest: Manifest) -> None:
     """What preflight was told by the manifest is what the file holds."""
     found: dict[str, tuple[tuple[int, ...], str]] = {}
 
-    def note(name: str, tensor: Tensor) -> None:
-        tensor = check_tensor(name, tensor)
+    def note(name: str, tensor: Any) -> None:
+        if isinstance(tensor, Tensor):
+            tensor = check_tensor(name, tensor)
         found[name] = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
-    keys = mapped(state, Tensor, note).keys()
+    keys = mapped(state, (Tensor, Scattered), note).keys()
     expected = {entry.name: (entry.shape, entry.dtype) for entry in manifest.tensors}
     if found != expected or set(keys) != set(manifest.content.components):
         odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))

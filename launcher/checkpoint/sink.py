@@ -23,13 +23,15 @@ def write_state(state: dict[str, Any], path: Path) -> tuple[int, str]:
     Raises:
         OSError: the disk is full, read-only or failing.
     """
-    with _Sink(path) as sink:
+    with Sink(path) as sink:
         torch.save(state, sink)  # type: ignore[arg-type]
         sink.raise_failure()
     return sink.size, sink.digest
 
 
-class _Sink:
+class Sink:
+    """A new file that is only appended to."""
+
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         self._hasher = blake3()
@@ -38,6 +40,7 @@ class _Sink:
 
     @property
     def digest(self) -> str:
+        """BLAKE3 of all that was written."""
         return self._hasher.hexdigest()
 
     def write(self, data: bytes | memoryview) -> int:
@@ -58,10 +61,15 @@ class _Sink:
         """Nothing is held back here."""
 
     def raise_failure(self) -> None:
+        """Raise what failed in ``write``."""
         if self._failure is not None:
             raise self._failure
 
-    def __enter__(self) -> _Sink:
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self._descriptor
+
+    def __enter__(self) -> Sink:
         return self
 
     def __exit__(

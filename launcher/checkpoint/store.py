@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from launcher.checkpoint.manifest import read_manifest
 from launcher.config import CheckpointConfig
 from launcher.errors import CheckpointError
 
-_TEMPORARY = re.compile(r"^\.checkpoint_step_\d+\.(pt|json)\.\d+" + re.escape(files.TEMPORARY_SUFFIX) + "$")
+_TEMPORARY = re.compile(
+    r"^\.checkpoint_step_\d+(\.pt|\.json)?\.\d+" + re.escape(files.TEMPORARY_SUFFIX) + "$"
+)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -23,7 +26,10 @@ def step_of(checkpoint: Path) -> int:
         CheckpointError: the launcher does not name checkpoints so.
     """
     step = layout.checkpoint_step(checkpoint.name)
-    if step is None or checkpoint.name != layout.checkpoint_file(step):
+    if step is None or checkpoint.name not in (
+        layout.checkpoint_file(step),
+        layout.checkpoint_directory(step),
+    ):
         raise CheckpointError(
             "This is not the name of a checkpoint.",
             where=str(checkpoint.parent),
@@ -34,7 +40,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints of which both files are there, by ascending step; nothing is opened.
+    """Checkpoints of which state and manifest are there, by ascending step; nothing is opened.
 
     A directory that does not exist holds none.
     """
@@ -48,13 +54,13 @@ def published(directory: Path) -> list[Path]:
 
 
 def _published(directory: Path, names: set[str]) -> list[Path]:
-    steps = []
+    found = {}
     for name in names:
-        data = f"{name.removesuffix('.json')}.pt"
-        step = layout.checkpoint_step(data) if name.endswith(".json") else None
-        if step is not None and data == layout.checkpoint_file(step):
-            steps.append(step)
-    return [directory / layout.checkpoint_file(step) for step in sorted(steps)]
+        stem = name.removesuffix(".json")
+        step = layout.checkpoint_step(stem) if stem != name else None
+        if step is not None and stem == layout.checkpoint_directory(step):
+            found[step] = stem if stem in names else layout.checkpoint_file(step)
+    return [directory / found[step] for step in sorted(found)]
 
 
 def _names(directory: Path) -> set[str]:
@@ -111,7 +117,7 @@ def unpublish(checkpoint: Path, aside: Path | None = None) -> None:
     """Take the manifest away, durably: from here on the checkpoint does not exist.
 
     Args:
-        checkpoint: the state's file.
+        checkpoint: the state's file or directory.
         aside: where the manifest is moved to before it is removed; see :func:`launcher.files.written_aside`.
 
     Raises:
@@ -127,14 +133,21 @@ def unpublish(checkpoint: Path, aside: Path | None = None) -> None:
 
 
 def remove(checkpoint: Path, aside: Path | None = None) -> None:
-    """Remove a checkpoint: the manifest first, so that a kill in between leaves no half of one.
+    """Remove a checkpoint: the manifest first, so that after a kill in between there is none.
 
     Raises:
         OSError: the directory cannot be written, or ``aside`` is gone.
     """
     unpublish(checkpoint, aside)
-    checkpoint.unlink(missing_ok=True)
+    _remove_state(checkpoint)
     files.flush_to_disk(checkpoint.parent)
+
+
+def _remove_state(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def remove_temporaries(directory: Path) -> list[str]:
@@ -145,5 +158,5 @@ def remove_temporaries(directory: Path) -> list[str]:
     """
     names = sorted(name for name in _names(directory) if _TEMPORARY.match(name))
     for name in names:
-        (directory / name).unlink(missing_ok=True)
+        _remove_state(directory / name)
     return names

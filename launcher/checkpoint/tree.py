@@ -20,7 +20,9 @@ DEEPEST = 100
 _L = TypeVar("_L")
 
 
-def mapped(state: Mapping[str, Any], leaf: type[_L], on_leaf: Callable[[str, _L], Any]) -> dict[str, Any]:
+def mapped(
+    state: Mapping[str, Any], leaf: type[_L] | tuple[type[_L], ...], on_leaf: Callable[[str, _L], Any]
+) -> dict[str, Any]:
     """A deep copy of ``state`` with ``on_leaf(name, value)`` in place of every value of type ``leaf``.
 
     The name is the dotted path: ``optimizer_state_dict.state.0.exp_avg``.
@@ -48,7 +50,10 @@ def mapped(state: Mapping[str, Any], leaf: type[_L], on_leaf: Callable[[str, _L]
 
 
 def _mapped(
-    value: Any, leaf: type[_L], on_leaf: Callable[[tuple[str, ...], _L], Any], path: tuple[str, ...]
+    value: Any,
+    leaf: type[_L] | tuple[type[_L], ...],
+    on_leaf: Callable[[tuple[str, ...], _L], Any],
+    path: tuple[str, ...],
 ) -> Any:
     kind = type(value)
     if kind in SCALARS:

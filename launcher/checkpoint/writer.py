@@ -68,11 +68,21 @@ class CheckpointWriter:
         self._buffers = Buffers()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._open()
+
+    def _open(self) -> None:
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            store.remove_temporaries(directory)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            store.remove_temporaries(self._directory)
         except OSError as error:
-            raise write_failure(error, directory) from error
+            raise write_failure(error, self._directory) from error
+
+    def _path(self, step: int) -> Path:
+        return self._directory / layout.checkpoint_file(step)
+
+    def _own(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What this process keeps a copy of."""
+        return state
 
     def reserve(self, state: Mapping[str, Any]) -> None:
         """Prepare memory for a copy of ``state`` in the background.
@@ -86,7 +96,7 @@ class CheckpointWriter:
         """
         self.wait()
         with _memory_errors(self._directory):
-            self._buffers.reserve(state)
+            self._buffers.reserve(self._own(state))
 
     def save(self, state: Mapping[str, Any], about: About) -> None:
         """Copy ``state``, and write it as the checkpoint of ``about.step`` in the background.
@@ -103,7 +113,7 @@ class CheckpointWriter:
         self.wait()
         about = about.copied()
         with _memory_errors(self._directory):
-            snapshot = self._buffers.copy(state)
+            snapshot = self._buffers.copy(self._own(state))
         self._thread = threading.Thread(
             target=self._write, args=(snapshot, about), name=f"checkpoint-{about.step}"
         )
@@ -153,7 +163,7 @@ class CheckpointWriter:
         raise failure
 
     def _write(self, snapshot: Snapshot, about: About) -> None:
-        path = self._directory / layout.checkpoint_file(about.step)
+        path = self._path(about.step)
         try:
             self._publish(path, snapshot.state(), about)
         except OSError as error:
@@ -161,8 +171,7 @@ class CheckpointWriter:
         except BaseException as error:
             self._failure = error
         if self._failure is not None:
-            # Logged as well: nobody may call check() any more.
-            _log.error("%s", self._failure)
+            self._report(self._failure)
             return
         self.saved = about.step
         try:
@@ -170,9 +179,13 @@ class CheckpointWriter:
         except Exception as error:
             _log.warning("older checkpoints were kept, because they could not be removed: %s", error)
 
+    def _report(self, failure: BaseException) -> None:
+        # Logged as well: nobody may call check() any more.
+        _log.error("%s", failure)
+
     def _publish(self, path: Path, state: dict[str, Any], about: About) -> None:
         content = describe(state, all_cores=False)
-        if _is_there(path, content):
+        if is_there(path, content):
             return
         with files.written_aside(path, self._aside()) as temporary:
             size, digest = write_state(state, temporary)
@@ -200,7 +213,7 @@ class CheckpointWriter:
         if store.removable(steps, retention, values, kept):
             kept.update(self._protected())
             for step in store.removable(steps, retention, values, kept):
-                store.remove(directory / layout.checkpoint_file(step), self._aside())
+                store.remove(layout.checkpoint_at(directory, step), self._aside())
 
 
 def write_failure(error: OSError, path: Path, needed: int | None = None) -> RunFailed:
@@ -220,7 +233,8 @@ def write_failure(error: OSError, path: Path, needed: int | None = None) -> RunF
     )
 
 
-def _is_there(path: Path, content: Content) -> bool:
+def is_there(path: Path, content: Content) -> bool:
+    """Whether a whole checkpoint of this content lies at ``path``."""
     if not layout.manifest_of(path).exists():
         return False
     try:

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from launcher.commands.verbs import Verbs, answer, positive
+from launcher.errors import ConfigError
 
 if TYPE_CHECKING:
     from launcher.report.compare.comparison import Asked
@@ -28,7 +29,7 @@ def add_questions(one: argparse.ArgumentParser) -> None:
     one.add_argument("--metric", action="append", default=[], metavar="NAME", help="default: all of val/")
     one.add_argument("--at", metavar="STEP", help="as the trunk counts, or +N after the branch point")
     one.add_argument("--smooth", type=positive, default=1, metavar="N", help="mean of N logged values")
-    one.add_argument("--baseline", metavar="RUN", help="default: the control, else what the runs name")
+    one.add_argument("--baseline", metavar="ARM|RUN", help="default: the control, else what the runs name")
     one.add_argument(
         "--expect", action="append", default=[], metavar="TEXT",
         help="'ARM better|worse ARM on METRIC'; exit status 3 where it does not hold",
@@ -53,12 +54,18 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    if options.form and options.json:
+        raise ConfigError(
+            "One output at a time.",
+            found=f"--json --{options.form}",
+            do="give one of them; to have both, give the command twice",
+        )
     # Only who compares pays for the numerics.
     from launcher.report.compare import tables
     from launcher.report.compare.comparison import compare
 
     comparison = compare(options.outputs, options.names, asked(options))
-    if options.form and not options.json:
+    if options.form:
         print(tables.FORMATS[options.form](comparison))
     else:
         answer(options, comparison.to_json(), tables.rendered(comparison), least_width=120)

@@ -39,10 +39,11 @@ def add(verbs: Verbs) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from launcher.fanout import status
+    from launcher.fanout.status import statuses
+    from launcher.fanout.status_table import StatusTable
 
-    found = status.statuses(options.outputs, options.name)
-    answer(options, [one.to_json() for one in found], status.table(found), least_width=120)
+    found = statuses(options.outputs, options.name)
+    answer(options, [one.to_json() for one in found], StatusTable(found))
     return 0
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launcher.branch.declared import Declared
 from launcher.branch.effect import build_task
+from launcher.branch.naming import repeated
 from launcher.branch.plan import Plan, plan
 from launcher.branch.preflight import changed_data, preflight, siblings_of
 from launcher.branch.resolve import BranchPoint, cache_of, resolve
@@ -73,7 +74,6 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
     """
     points = _Points()
     runs: dict[str, list[Run]] = {}
-    seen: dict[Path, Candidate] = {}
     code = code_of(script_directory())
     for one in candidates:
         if one.config is None:
@@ -101,14 +101,39 @@ def check(candidates: Sequence[Candidate], remote: bool) -> list[Candidate]:
             one.findings += _findings(one, runs[place[0]], remote, code)
         except LauncherError as error:
             one.findings.append(finding_of(error))
-        first = seen.setdefault(one.plan.directory.path.resolve(), one)
-        if not first.swept:
-            # A control that was asked for gives way to the sibling that is the control already.
-            seen[one.plan.directory.path.resolve()] = one
-        elif first is not one:
-            one.findings.append(_equal(first, one))
-    kept = {id(one) for one in seen.values()}
-    return [one for one in candidates if one.swept or one.plan is None or id(one) in kept]
+    return without_doubles(candidates)
+
+
+def without_doubles(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The siblings, each run of which is there once.
+
+    A control or a twin that was added gives way to a sibling that is that very run. Where the trunk's own
+    settings are not known it is the other way round: the sibling would be called after what was typed, and
+    only the run that is called a control is one. Of two that were typed the second has a finding.
+    """
+    kept: list[Candidate] = []
+    first: dict[tuple[Path, str], Candidate] = {}
+    for one in candidates:
+        if one.plan is None:
+            kept.append(one)
+            continue
+        run = one.plan.directory.path.parent.resolve(), repeated(one.plan.signature, one.plan.config)
+        there = first.setdefault(run, one)
+        if there is one:
+            kept.append(one)
+        elif one.swept and there.swept:
+            if (finding := _equal(there, one)) not in one.findings:
+                one.findings.append(finding)
+            kept.append(one)
+        elif one.swept or there.swept:
+            added, typed = (there, one) if one.swept else (one, there)
+            stays, goes = (typed, added) if typed.name == added.name else (added, typed)
+            if stays is added:
+                found = f"is what the config files say without it, and is {stays.name}"
+                stays.findings.append(Finding("note", " ".join(typed.swept), found))
+            first[run] = stays
+            kept = [each for each in kept if each is not goes] + ([] if goes is one else [one])
+    return kept
 
 
 def _group(planned: Plan, runs: list[Run]) -> list[Entry]:

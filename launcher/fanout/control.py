@@ -49,13 +49,3 @@ def needs_twin(control: Plan) -> bool:
     kept = {step for step in saved if step % config.checkpoint.every == 0 or step == end}
     told = {step for step in logged if step % config.training.log_every == 0 or step == end}
     return not any(begin < step <= end for step in kept | told)
-
-
-def without_doubles(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """The siblings without a control that was added although one of them is that very run."""
-    swept = {one.plan.directory.path.resolve() for one in candidates if one.plan is not None and one.swept}
-    return [
-        one
-        for one in candidates
-        if one.swept or one.plan is None or one.plan.directory.path.resolve() not in swept
-    ]

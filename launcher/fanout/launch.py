@@ -15,7 +15,7 @@ from launcher.branch.command import command
 from launcher.branch.naming import from_scratch
 from launcher.canary import STEPS
 from launcher.config import FanoutConfig
-from launcher.errors import LauncherError, PreflightFailed
+from launcher.errors import LauncherError, PreflightFailed, RunsElsewhere
 from launcher.fanout.canary import canary_first, why_not
 from launcher.fanout.check import Candidate
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
@@ -158,7 +158,7 @@ class _Start:
             return [], self._kept_back(ended)
         if canary is not None:
             _, first = self._by_hydra(1, f"fanout.until={STEPS}")
-            if not first or first[0].status:
+            if not first or first[0].status != 0:
                 return [], self._kept_back(first)
         return self._by_hydra(len(self.wanted))
 
@@ -214,11 +214,15 @@ def _outcome(sibling: Sibling, job: JobReturn) -> Outcome:
         return Outcome(sibling.id, 0)
     cause = job._return_value  # Asking for return_value raises it.
     told = cause.args[0] if isinstance(cause, Exception) and cause.args else cause
+    if isinstance(told, RunsElsewhere):
+        return Outcome(sibling.id, None, told.found or "", elsewhere=True)
     return Outcome(sibling.id, 1, str(told).splitlines()[0] if str(told) else type(cause).__name__)
 
 
 def _settle(siblings: Sequence[Sibling], outcomes: Mapping[str, Outcome]) -> None:
     """Siblings that this process will not start any more do not wait for it either."""
     for one in siblings:
+        if one.id in outcomes and outcomes[one.id].elsewhere:
+            continue
         reason = outcomes[one.id].reason if one.id in outcomes else ""
         not_started(RunDirectory(one.directory), reason or "not started")

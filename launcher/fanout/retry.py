@@ -103,6 +103,7 @@ def _candidate(launched: Launch, allow: Sequence[str]) -> Candidate:
 
 def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> None:
     name, settings = _launcher(launched), _settings(launched)
+    launched.find_script()
     launcher: Any
     if name == "slurm":
         launcher = slurm.restored(settings)
@@ -115,4 +116,5 @@ def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> N
     print_findings(candidates)
     options = FanoutConfig(skip_bad=True)
     stop_if_bad(candidates, options)
-    launch(candidates, Fanout(name, settings, Path(launched.working_directory)), options, launcher, run)
+    fanout = Fanout(name, settings, Path(launched.working_directory), script=launched.script)
+    launch(candidates, fanout, options, launcher, run)

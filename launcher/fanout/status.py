@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from launcher.errors import LauncherError, UnknownRun
-from launcher.fanout.estimate import duration
 from launcher.fanout.jobs import known, system_of
 from launcher.launchers.sibling import Job, Launch, read_launch
 from launcher.layout import RunDirectory
@@ -21,6 +17,7 @@ from launcher.lease import Holder, holder
 from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, RunRecord, find_run, read_run, read_runs
 from launcher.messages import first_line
+from launcher.report.compare.selection import means_nothing
 
 STATES: Mapping[str, str] = {
     "new": "nothing is there yet",
@@ -116,21 +113,22 @@ def _state(record: RunRecord, last: Holder | None, launch: Launch | None, job: J
     if launch is not None and launch.job_id is not None and record.state in {"queued", "running"}:
         return "queued", f"job {launch.job_id}; {system_of(launch.job_id)} cannot be asked here"
     if record.state == "queued":
-        return _waiting(launch)
+        return _waiting(record, launch)
     if record.state == "failed":
         return "failed", first_line(record.error)
     return ("interrupted" if record.starts else "not started"), first_line(record.error)
 
 
-def _waiting(launch: Launch | None) -> tuple[str, str]:
+def _waiting(record: RunRecord, launch: Launch | None) -> tuple[str, str]:
+    left = "interrupted" if record.starts else "not started"
     if launch is None:
-        return "not started", ""
+        return left, ""
     by = launch.by
     if not by.here:
         return "queued", f"process {by.pid} on {by.host} is launching it"
     if by.there and by.pid != os.getpid():
         return "queued", f"process {by.pid} is launching it"
-    return "not started", "its launcher is gone"
+    return left, "its launcher is gone"
 
 
 def launch_of(directory: RunDirectory) -> Launch | None:
@@ -188,39 +186,7 @@ def select(outputs: Path, name: str | None) -> list[Run]:
     try:
         return [find_run(outputs, name)]
     except UnknownRun as error:
-        groups = sorted({run.record.group for run in runs})
-        raise UnknownRun(
-            f"There is no group and no run {name!r}, or several runs.",
-            where=error.where,
-            found=f"groups: {', '.join(groups) or 'none'}; {error.found}",
-            do=error.do,
-        ) from error
-
-
-def table(found: Sequence[Status]) -> Table:
-    """The statuses for a terminal, one line a run."""
-    shown = Table()
-    for column in ("run", "state"):
-        shown.add_column(column, no_wrap=True)
-    for column in ("step", "steps/s", "left", "requeued"):
-        shown.add_column(column, justify="right", no_wrap=True)
-    shown.add_column("what is known", overflow="fold", min_width=30)
-    group = None
-    for one in found:
-        if one.group != group:
-            shown.add_section()
-            shown.add_row(f"[bold]{escape(one.group)}[/]")
-            group = one.group
-        shown.add_row(
-            f"  {escape(one.run)}",
-            f"[{STYLE.get(one.state, 'yellow')}]{one.state}[/]",
-            f"{one.step}/{one.end_step}",
-            f"{one.steps_per_second:.1f}" if one.steps_per_second else "",
-            duration(one.seconds_left) if one.seconds_left is not None else "",
-            str(one.requeues) if one.requeues else "",
-            escape(one.detail),
-        )
-    return shown
+        raise means_nothing(outputs, name, error) from error
 
 
 STYLE: Mapping[str, str] = {

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from launcher.branch.undeclared import shown
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
@@ -18,30 +19,44 @@ from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, read_run, state_now
 from launcher.report.tree import shown_metrics
 
+MOST_NAMED = 4
+"""Siblings that one line names."""
+
 
 def findings_by_sibling(candidates: Sequence[Candidate]) -> Table | None:
-    """One line a sibling; what all of them share is said once. None where there is nothing to say."""
-    listed = [one.findings for one in candidates]
-    shared = [each for each in listed[0] if all(each in other for other in listed)] if len(listed) > 1 else []
-    rows: list[tuple[str, list[Finding]]] = [("all siblings", shared)] if shared else []
-    rows += [
-        (one.name, own)
-        for one in candidates
-        if (own := [each for each in one.findings if each not in shared])
-    ]
-    if not rows:
+    """One line a finding, with the siblings that it is of. None where there is nothing to say."""
+    having: dict[Finding, list[int]] = {}
+    for number, one in enumerate(candidates):
+        for each in dict.fromkeys(one.findings):
+            having.setdefault(each, []).append(number)
+    alike: dict[tuple[int, ...], list[Finding]] = {}
+    for each, numbers in having.items():
+        alike.setdefault(tuple(numbers), []).append(each)
+    if not alike:
         return None
     table = Table()
     table.add_column("sibling", no_wrap=True)
     for column in ("", "what", "found", "expected", "to do"):
         table.add_column(column, overflow="fold")
-    for name, findings in rows:
+    # What many share comes first, what is of one in the order of the siblings.
+    for having_it, findings in sorted(alike.items(), key=lambda pair: (-len(pair[0]), pair[0])):
+        names = [candidates[number].name for number in having_it]
         for each in findings:
-            first = escape(name) if each is findings[0] else ""
+            first = escape(_who(names, len(candidates))) if each is findings[0] else ""
             parts = (each.level, each.what, each.found, each.expected, each.do)
             table.add_row(first, *(escape(part) for part in parts))
         table.add_section()
     return table
+
+
+def _who(names: Sequence[str], count: int) -> str:
+    """The siblings that share a finding: how many, and which."""
+    if len(names) == 1:
+        return names[0]
+    if len(names) == count:
+        return "all siblings"
+    more = [f"and {len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    return "\n".join([f"{len(names)} of {count} siblings:", *names[:MOST_NAMED], *more])
 
 
 def dry_run_table(candidates: Iterable[Candidate]) -> Table:
@@ -62,7 +77,10 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
         if planned is None:
             table.add_row(escape(one.name), "[red]bad[/]")
             continue
-        changed = "\n".join(f"{key}: {a} → {b}" for key, (a, b) in planned.differences.items()) or "nothing"
+        changed = (
+            "\n".join(f"{key}: {shown(a)} → {shown(b)}" for key, (a, b) in planned.differences.items())
+            or "nothing"
+        )
         state = one.there.state if one.good else "[red]bad[/]"
         table.add_row(
             planned.id,
@@ -138,6 +156,8 @@ def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run
         return "queued", run
     if outcome is None and one.there.state in UNDER_WAY:
         return one.there.state, run
+    if outcome is not None and outcome.elsewhere and state == "running":
+        return "running elsewhere", run
     if not run.record.starts and (state != "queued" or (outcome is not None and outcome.status)):
         state = "not started"
     return state, run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,12 +22,19 @@ from launcher.files import disk_error, read_json_object, write_json
 from launcher.launchers.jobs.snapshot import script_directory
 from launcher.launchers.sibling import Launch, Sibling
 from launcher.layout import SCRATCH, RunDirectory
+from launcher.lease import Lease, Superseded, holder
 from launcher.ledger.code import code_of
 from launcher.lineage import read_run, utc_now
 from launcher.process import Process
 
 KEPT = 50
 """How many fan-outs ``fanout.json`` remembers; every sibling has its own ``launch.json`` besides."""
+
+
+def _beside_script() -> str | None:
+    # ``python -m package.train`` looks for modules where it was typed, and not within the package.
+    by_name = getattr(sys.modules.get("__main__"), "__spec__", None) is not None
+    return None if by_name else str(script_directory())
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class Fanout:
     time: str = field(default_factory=utc_now)
     code: str | None = field(default_factory=lambda: code_of(script_directory()))
     """Which code is launched, as git names it."""
+    script: str | None = field(default_factory=_beside_script)
+    """Where the script's own modules are, of one that was started by its file."""
 
 
 def launched_config(one: Candidate, fanout: Fanout) -> Config:
@@ -106,6 +116,7 @@ def sibling_of(one: Candidate, fanout: Fanout) -> Sibling:
         time=fanout.time,
         by=Process.this(),
         settings=fanout.settings,
+        script=fanout.script,
     )
     return Sibling(
         id=one.plan.id,
@@ -132,7 +143,9 @@ def write_launches(candidates: Iterable[Candidate], fanout: Fanout) -> list[Sibl
         try:
             directory.path.mkdir(parents=True, exist_ok=True)
             sibling.launch.write(directory.path)
-            if not directory.record.is_file():
+            if directory.record.is_file():
+                _wait_again(directory)
+            else:
                 known = {"code": fanout.code} if fanout.code else {}
                 new_record(one.plan, one.findings, known, "queued").write(directory.path)
         except OSError as error:
@@ -208,6 +221,22 @@ def _sibling(one: Candidate) -> dict[str, Any]:
         "launched": one.wanted,
         "findings": [finding.to_json() for finding in one.findings],
     }
+
+
+def _wait_again(directory: RunDirectory) -> None:
+    """Have the record of a run that is to go on say that it waits, as a new one's does."""
+    last = holder(directory)
+    if last is not None and last.alive:
+        return
+    with contextlib.suppress(Superseded):  # Somebody else goes on with it just now.
+        lease = Lease(directory, utc_now(), only_after=last.token if last is not None else None)
+        try:
+            record = read_run(directory.path).record
+            if record.state != "finished":  # By somebody else, since it was checked.
+                record.state = "queued"
+                record.write(directory.path, lease.aside())
+        finally:
+            lease.release()
 
 
 def not_started(directory: RunDirectory, why: str) -> None:

@@ -130,7 +130,7 @@ class PoolLauncher(Launcher):
 
         if canary is not None:
             [first] = ran(siblings[:1], canary, "interrupted", "finished")
-            if first.status:
+            if first.status != 0:
                 return [first]
         return ran(siblings, run, "finished", "pruned")
 

@@ -8,6 +8,7 @@ after the launch changes nothing, and a requeued job reads what was submitted.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -51,10 +52,20 @@ class Launch:
     """When somebody cancelled it, ISO 8601, UTC; it does not start any more then."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The launcher's own settings, so that the same launch can be repeated."""
+    script: str | None = None
+    """Directory of the script, of one that was started by its file: its modules are beside it."""
 
     def write(self, directory: Path) -> None:
         """Put it into a run's directory, atomically."""
         write_json(RunDirectory(directory).launch, asdict(self))
+
+    def find_script(self) -> None:
+        """Let this process import what the script imports, first of all: from the code as it is, if it does.
+
+        A job that has a copy of the code was told where that is.
+        """
+        if self.code is None and self.script is not None and self.script not in sys.path[:1]:
+            sys.path.insert(0, self.script)
 
     def with_job(self, job_id: str) -> Launch:
         """The same launch as a job."""
@@ -120,6 +131,8 @@ class Outcome:
     """One line, where there is something to say: ``killed by SIGSEGV``, ``job 123_4``, ``not started: …``."""
     submitted: bool = False
     """Whether it is a job that nobody waited for."""
+    elsewhere: bool = False
+    """Whether another process was faster and trains it; then it is left to that one, and nothing failed."""
 
 
 class Job(Protocol):

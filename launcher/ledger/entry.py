@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.config import LAUNCHERS
 from launcher.lineage import RunRecord
 
 _KIND = {"code": "code", "data": "data", "device": "device", "machine": "device", "threads": "threads",
@@ -56,7 +57,10 @@ class Entry:
 
     def follows(self, kind: str) -> bool:
         """Whether a fact of that kind follows from what was chosen for this sibling."""
-        return any(key.partition(".")[0] in _EXCUSES.get(kind, ()) for key in self.changed)
+        nodes = {key.partition(".")[0] for key in self.changed}
+        # Which of a script's own keys speak of its data, nobody here knows.
+        own = kind == "data" and bool(nodes - LAUNCHERS)
+        return own or not nodes.isdisjoint(_EXCUSES.get(kind, ()))
 
 
 def kind_of(fact: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import datetime
 import ipaddress
 import os
 import socket
@@ -282,7 +283,16 @@ def _told(name: str, runs: list[Run]) -> dict[str, Any]:
         "point": points[0] if len(points) == 1 else f"{len(points)} branch points" if points else "",
         "states": states.most_common(),
         "updated": max(run.record.updated for run in runs),
+        "changed": _readable(max(run.record.updated for run in runs)),
     }
+
+
+def _readable(moment: str) -> str:
+    """``22 Nov 2026, 05:21 UTC`` for a moment in ISO 8601; what is none stays as it is."""
+    with contextlib.suppress(ValueError):
+        at = datetime.datetime.fromisoformat(moment).astimezone(datetime.UTC)
+        return f"{at.day} {at:%b %Y, %H:%M} UTC"
+    return moment
 
 
 def _is_loopback(host: str) -> bool:

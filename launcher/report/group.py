@@ -10,7 +10,7 @@ from pathlib import Path
 from launcher.errors import LauncherError, UnknownRun
 from launcher.lineage import Parent, Run, find_run, read_run, state_now
 from launcher.report.compare.comparison import HIDDEN, Asked, Comparison, compare
-from launcher.report.compare.selection import is_group, only_group
+from launcher.report.compare.selection import is_group, nearest_groups, only_group
 from launcher.report.compare.verdict import BASELINE
 from launcher.report.curves import Band, Curve, Scale, band, read_curves
 from launcher.report.style import Style, styles
@@ -80,7 +80,7 @@ def read_group(outputs: Path, name: str | None, asked: Asked) -> Group:
         raise UnknownRun(
             f"There is no group {name!r}.",
             where=str(outputs),
-            found=", ".join(groups(outputs)) or "no group",
+            found=", ".join(nearest_groups(outputs, name)) or "no group",
             do="see what there is: launcher tree",
         )
     runs, problems = _runs(outputs / name)

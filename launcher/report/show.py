@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -68,6 +69,12 @@ def rendered(run: Run, facts: dict[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
+def _pairs(changed: Mapping[str, list[Any]], meaning: str) -> str:
+    pairs = ((key, "unknown" if left is None else left, right) for key, (left, right) in changed.items())
+    told = ", ".join(f"{key} {left} → {right}" for key, left, right in pairs)
+    return f"{told}: {meaning}" if changed else ""
+
+
 def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     parent = facts["parent"]
     origin = None
@@ -84,6 +91,7 @@ def _lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("fetched from", parent.get("source") if parent else None),
         ("group", f"{facts['group']} (from {facts['group_source']})"),
         ("steps", f"{facts['start_step']} → {facts['step']} of {facts['end_step']}"),
+        ("resharded", _pairs(facts["resharded"], "equal to its trunk within tolerance, not exactly")),
         ("typed", " ".join(facts["overrides"]) or "nothing"),
         ("starts", "\n".join(starts)),
         ("error", facts["error"]),

@@ -24,11 +24,13 @@ _COMPONENT = {
     "progress": "data",
     "step": "data",
     "task": "data",
+    "data_state": "data",
     "rng_state": "rng",
     "rng_state_of_ranks": "rng",
     "scheduler_state_dict": "scheduler",
     "optimizer_state_dict": "optimizer",
     "scaler_state_dict": "optimizer",
+    "fresh": "optimizer",
     "model_state_dict": "model",
 }
 _LOGGED = {"digest/batch": "data", "digest/rng": "rng", "train/learning_rate": "scheduler"}

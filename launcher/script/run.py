@@ -147,7 +147,7 @@ class Run:
             RunFailed: nothing was registered; or saving failed.
         """
         self.begin()
-        while self.step < self.end_step and not self.should_stop:
+        while self.step < self.end_step:
             yield self.step + 1
             self.advance()
             self.leave_if_interrupted()
@@ -172,7 +172,10 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the loop is to end after the present step: the end, :meth:`stop`, or a signal."""
+        """Whether the loop is to end: its last step is over, or a signal came and the state is saved.
+
+        It changes in :meth:`advance` only.
+        """
         raise self._has_no_loop("should_stop")
 
     @property

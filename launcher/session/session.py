@@ -113,8 +113,8 @@ class Session(Run):
 
     @property
     def should_stop(self) -> bool:
-        """Whether the loop is to end after the present step."""
-        return self.ended or self._left_early or self._stop_asked.asked is not None
+        """Whether the loop is to end, as it was decided when the last step was over."""
+        return self.ended or self._left_early
 
     @property
     def log_due(self) -> bool:
@@ -129,7 +129,13 @@ class Session(Run):
         return every > 0 and (due(coming, every) or coming == self.end_step)
 
     def log(self, metrics: Mapping[str, float | Tensor]) -> None:
-        """Metrics of the present step."""
+        """Metrics of the present step.
+
+        Raises:
+            RunFailed: there is none: the loop has not begun, or is over.
+        """
+        if not self._begun or self.ended:
+            raise RunFailed("run.log is for metrics of a step.", do="call it within a round of run.steps()")
         self._line.update(
             {key: value for key, value in metrics.items() if self.log_due or not key.startswith(_TRAIN)}
         )
@@ -147,7 +153,6 @@ class Session(Run):
         if self._begun:
             raise RunFailed("run.steps() was called twice.", do="take all steps in one loop")
         self._begun = True
-        self._live.model.train()
         if "rng_state" in self._source.state:
             restore_rng(dict(self._source.state["rng_state"]))
         if self.progress.step >= self.end_step:
@@ -170,12 +175,15 @@ class Session(Run):
             self._hooks.log(self.progress, line)
         pruned = self._pruned(line)
         asked = self._stop_asked.asked is not None
-        self._left_early = (pruned or coming == self._until) and not last
-        if last or due(coming, self._plan.config.checkpoint.every) or self._save_asked:
+        # Asked once: a signal that comes later is obeyed, with its state saved, after the next step.
+        self._left_early = (pruned or asked or coming == self._until) and not last
+        due_now = last or due(coming, self._plan.config.checkpoint.every) or self._save_asked
+        # Of a run that goes on, what was read before nobody knows any more.
+        if due_now and self._source.origin != "own checkpoint":
             refuse_unread(self._plan, self._reads, self.progress.step)
         elif first:
             tell_unread(self._plan, self._reads)
-        if last or due(coming, self._plan.config.checkpoint.every) or self._save_asked or self.should_stop:
+        if due_now or self.should_stop:
             self._save_asked = False
             self._check_finite()
             self._hooks.save()

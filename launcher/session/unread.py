@@ -36,7 +36,7 @@ def refuse_unread(plan: Plan, reads: set[str], step: int) -> None:
             where=keys[0],
             found=f"typed, and not read up to step {step}",
             expected="a key of the config that main(cfg, run) reads",
-            do="drop the override, or read the key in main(cfg, run)",
+            do="drop the override, or read the key before the loop",
         )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.config import MlflowConfig
 from launcher.files import flatten
-from launcher.layout import RunDirectory, checkpoint_file, checkpoint_step, manifest_of
+from launcher.layout import RunDirectory, checkpoint_at, checkpoint_step, manifest_of
 from launcher.trackers.base import RunIdentity, State
 from launcher.trackers.metrics_file import STEP
 from launcher.trackers.mirror import missing
@@ -239,7 +239,7 @@ def _checkpoints(directory: RunDirectory) -> list[dict[str, Any]]:
     """The checkpoints that are there, by reference: step, place, digest."""
     found = []
     for step in sorted(_steps(directory.checkpoints.iterdir() if directory.checkpoints.is_dir() else ())):
-        path = directory.checkpoints / checkpoint_file(step)
+        path = checkpoint_at(directory.checkpoints, step)
         manifest = json.loads(manifest_of(path).read_text(encoding="utf-8"))
         found.append({"step": step, "uri": path.resolve().as_uri(), "sha256": manifest["sha256"]})
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import platform
 from typing import Any
@@ -106,4 +107,15 @@ def environment(device: torch.device) -> dict[str, Any]:
         **({"cuda": str(torch.version.cuda)} if device.type == "cuda" else {}),
         "python": platform.python_version(),
         "machine": platform.machine(),
+        **({"launcher": version} if (version := _own_version()) else {}),
     }
+
+
+def _own_version() -> str | None:
+    """The installed launcher's version; None where it is only found on the path.
+
+    Git names the code of a project, and an installed launcher is no part of that.
+    """
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("checkpoint-launcher")
+    return None

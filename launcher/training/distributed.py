@@ -38,9 +38,19 @@ class Ranks:
     Every method that takes part in a collective says so; all ranks must call it at the same point.
     """
 
-    def __init__(self, place: Place = ALONE, directory: Path = Path(), device_type: str = "cpu") -> None:
+    def __init__(
+        self,
+        place: Place = ALONE,
+        directory: Path = Path(),
+        device_type: str = "cpu",
+        shard: bool = False,
+    ) -> None:
         """``directory`` is seen by all ranks, ``device_type`` (``cpu``, ``cuda``) is what they compute on."""
         self.rank, self.size = place.rank, place.size
+        self.shard = shard and place.size > 1
+        """Whether parameters and moments are divided among them."""
+        self.saving: Any = None
+        """A process group of gloo for what goes on beside training; only with ``shard``."""
         self._place = place
         self._directory = directory
         self._device_type = device_type
@@ -79,6 +89,8 @@ class Ranks:
             world_size=self.size,
             timeout=_TIMEOUT,
         )
+        if self.shard:
+            self.saving = dist.new_group(backend="gloo", timeout=_TIMEOUT)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -216,12 +228,25 @@ class Ranks:
             for name, values in batch.items()
         }
 
+    def built_on(self, device: torch.device) -> torch.device:
+        """Where a model that computes on ``device`` is built, whole."""
+        return torch.device("cpu") if self.shard else device
+
+    def divided(self, model: nn.Module) -> nn.Module:
+        """The model, divided among the ranks with ``launch.shard``. Collective."""
+        if not self.shard:
+            return model
+        from launcher.training.sharding import shard
+
+        return shard(model, self._device_type)
+
     def parallel(self, model: nn.Module) -> nn.Module:
         """The model as the loss calls it: gradients are means over ranks after ``backward``. Collective.
 
-        The weights and buffers are those of rank 0. A model of a single process is returned as it is.
+        The weights and buffers are those of rank 0. A model of a single process, or one that is divided
+        already, is returned as it is.
         """
-        if self.size == 1:
+        if self.size == 1 or self.shard:
             return model
         with _without_its_warning():
             # The warning comes once a process, at the first forward pass: here, at one that does not count.

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from launcher.errors import LauncherError, RunFailed
+from launcher.handlers import Handling
 from launcher.training.device import prepared
 from launcher.training.rendezvous import MEETING
 from launcher.training.signals import ASKING, Interruption
@@ -147,12 +148,8 @@ def _passing_on(ranks: list[_Rank], interruption: Interruption) -> Iterator[list
         for one in ranks:
             _send(one.process, number)
 
-    previous = {number: signal.signal(number, handle) for number in ASKING}
-    try:
+    with Handling(ASKING, handle, ignored_too=True):
         yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _send(process: BaseProcess, number: int) -> None:

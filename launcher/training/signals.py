@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
+
+from launcher.handlers import Handling
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """SIGUSR2 is what SLURM sends before the time limit and at preemption (submitit's default)."""
 
 
-class Interruption:
+class Interruption(Handling):
     """While entered, remembers the first signal that asked to stop.
 
     A second SIGINT acts as if there were no handler: someone at a keyboard wants out now.
@@ -22,9 +23,9 @@ class Interruption:
     """
 
     def __init__(self) -> None:
+        super().__init__(ASKING, self._handle, ignored_too=True)
         self.asked: signal.Signals | None = None
         self.received: set[signal.Signals] = set()
-        self._previous: dict[signal.Signals, Any] = {}
         self._pid = os.getpid()
 
     @property
@@ -32,20 +33,6 @@ class Interruption:
         """The customary 128 + signal number."""
         assert self.asked is not None
         return 128 + self.asked
-
-    def __enter__(self) -> Interruption:
-        for number in ASKING:
-            self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

@@ -85,7 +85,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, step: int, device: torch.device) -> dict[str, float]:
         """Metrics on held-out data; called in eval mode under ``torch.no_grad``. Names get ``val/``.
 
-        May not draw from the global RNGs: it would change what follows.
+        May not draw from the global RNGs: it would change what follows. With ``launch.shard`` all processes
+        evaluate the same, and ``model`` has all of its parameters only while it is called as ``model(...)``.
         """
         ...
 

@@ -117,8 +117,11 @@ class Trainer:
         self.check_finite()
         if self.config.training.gradient_clip is not None:
             return
-        for name, parameter in self.live.model.named_parameters():
-            if not torch.isfinite(parameter).all().item():
+        parameters = dict(self.live.model.named_parameters())
+        finite = [torch.isfinite(self._own_rows(one)).all().item() for one in parameters.values()]
+        # Of a divided weight each rank has looked at its own rows.
+        for name, share in zip(parameters, self._ranks.means(finite), strict=True):
+            if share < 1:
                 raise _not_finite(f"weight {name}", "not finite", self.live.progress.step)
 
     def evaluate(self) -> dict[str, float]:
@@ -162,7 +165,7 @@ class Trainer:
             CheckpointError: the state does not fit; names the part.
         """
         parts: dict[str, Callable[[Any], Any]] = {
-            "optimizer_state_dict": self.live.optimizer.load_state_dict,
+            "optimizer_state_dict": self._load_optimizer,
             "scheduler_state_dict": self.live.scheduler.load_state_dict,
             "scaler_state_dict": self._load_scaler,
             "progress": self.live.progress.load_state_dict,
@@ -210,6 +213,20 @@ class Trainer:
         scheduler = self.live.scheduler
         scheduler.last_epoch, scheduler._step_count = step, step + 1
 
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        if self._ranks.shard:
+            from launcher.training.sharding import divided
+
+            state = divided(state, self.live.optimizer)
+        self.live.optimizer.load_state_dict(state)
+
+    def _own_rows(self, tensor: torch.Tensor) -> torch.Tensor:
+        if not self._ranks.shard:
+            return tensor
+        from launcher.training.sharding import own_rows
+
+        return own_rows(tensor)
+
     def _load_scaler(self, state: dict[str, Any]) -> None:
         # A trunk without fp16 has no state for a scaler; one that starts here starts as new.
         if state:
@@ -240,7 +257,12 @@ class Trainer:
         if self.config.training.gradient_clip is None:
             return None
         self.live.scaler.unscale_(self.live.optimizer)
-        return nn.utils.clip_grad_norm_(self.live.model.parameters(), self.config.training.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.live.model.parameters(), self.config.training.gradient_clip)
+        if not self._ranks.shard:
+            return norm
+        from launcher.training.sharding import whole
+
+        return whole(norm)
 
     def _digests(self, batch: Batch) -> dict[str, float | str]:
         hasher = blake3()

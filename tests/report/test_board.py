@@ -31,7 +31,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("control", "treated"):
         for stream in range(2):
             sibling(place, name, stream, {ERROR: lambda stream, step: 1 / (20 + step)})
-    sibling(place, "odd", 0, {ERROR: lambda stream, step: 1.0}, group="a <b> & 'c' %2e?#")
+    moment = "2026-11-21T23:59:30+00:00"
+    sibling(place, "odd", 0, {ERROR: lambda stream, step: 1.0}, group="a <b> & 'c' %2e?#", updated=moment)
     (place.parent / "secret.json").write_text(SECRET)
     (place.parent / "outputs-2").mkdir()
     (place.parent / "outputs-2" / "secret.json").write_text(SECRET)
@@ -78,6 +79,7 @@ def test_all_groups_and_their_pages(board: Board) -> None:
     assert status == 200
     assert f'<a href="/group/{GROUP}/">' in text
     assert "a &lt;b&gt; &amp; &#39;c&#39; %2e?#" in text
+    assert '<time datetime="2026-11-21T23:59:30+00:00">21 Nov 2026, 23:59 UTC</time>' in text
     assert "trunk at step 20" in text
     assert "linked" not in text
     policy = answer.getheader("Content-Security-Policy") or ""

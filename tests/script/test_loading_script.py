@@ -67,6 +67,31 @@ def test_a_typed_rate_goes_through_the_schedule(project: Project) -> None:
     assert run.record.directions == {"loss": "down"}
 
 
+def test_groups_and_keys_of_its_own_are_pinned_with_the_branch_point(tmp_path: Path) -> None:
+    project = Project.of(SOURCE, tmp_path / "project")
+    project.good("noise=much", "lr=0.05")
+    trunk = project.trunk
+    undeclared = project.refuse("branch.from_step=8", "lr=0.05").said
+    assert "noise.amount: trunk 0.5, here 0.1" in undeclared
+    assert "as the trunk: noise=much" in undeclared
+    pinned = project.launcher("pin", f"{trunk.id}@8", "here", f"--conf={project.script.parent / 'conf'}")
+    assert pinned.status == 0, pinned.err
+    project.good("+branch=here")
+    assert digest(project.run("control-"), 16) == digest(trunk, 16)
+    project.good("+branch=here", "lr=0.01")
+    assert project.run("lr-0.01").record.differences == {"lr": [0.05, 0.01]}
+    project.good("branch.from_step=8", "noise=little", "lr=0.05")
+    assert project.run("noise-little").record.job_type == "noise-little"
+
+
+def test_what_is_read_and_changes_nothing_is_marked(project: Project) -> None:
+    project.good(
+        "-m", "branch.from_step=8", "fanout.control=true", "save_at=-2,-3", "lr=0.1", "hydra/launcher=pool"
+    )
+    compared = project.launcher("compare", "checkpoint-8-experiments")
+    assert compared.said.count("NO EFFECT") >= 2
+
+
 def test_parts_are_reset_by_name(project: Project) -> None:
     project.good("branch.from_step=8", "branch.reset=[data,optimizer,scheduler]", "branch.steps=1")
     anew = state(project.run("reset-"), 9)

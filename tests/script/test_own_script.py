@@ -10,16 +10,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from torch import set_num_threads
 
 from docs import refresh
+from launcher.checkpoint.content import describe
+from launcher.checkpoint.manifest import read_manifest_file
+from launcher.launchers.sibling import read_launch
 from launcher.lineage import Run, read_run
 from tests.script.project import GUIDE, KillScript, Project
 from tests.tiny_process import digest, metrics
 
 PAGE = refresh.GUIDE.read_text()
 COMMANDS = [shlex.split(line) for line in re.findall(r"^\$ (.+)$", PAGE, re.MULTILINE)]
-"""The guide's, in order: trunk, control, verify, siblings, compare."""
+"""The guide's, in order: trunk, control, verify, siblings, compare, and a bare checkpoint."""
 
 
 def test_the_guide_shows_the_difference_between_its_scripts() -> None:
@@ -69,16 +73,38 @@ def test_siblings_branch_exactly_in_one_group(project: Project) -> None:
     assert slow.record.differences == {"learning_rate": [1e-3, 3e-4]}
     assert metrics(slow)[50]["train/learning_rate"] < metrics(control)[50]["train/learning_rate"]
     assert {tuple(run.record.states) for run in runs} == {("2", "20")}
+    # A process of its own, as a cluster starts it, finds the script: not another one of that name.
+    assert read_launch(slow.directory.path).script == str(project.script.parent.resolve())
+    expected = digest(slow, 60)
+    shutil.rmtree(slow.directory.checkpoints)
+    slow.record.state = "interrupted"
+    slow.record.write(slow.directory.path)
+    again = project.launch(str(slow.directory.path), module="launcher.job")
+    assert again.status == 0, project.logs()
+    assert digest(slow, 60) == expected
 
 
-def test_the_bare_script_computes_the_same(trained: Project) -> None:
+def test_the_bare_script_computes_the_same_and_its_checkpoint_can_be_branched(project: Project) -> None:
     """What is left of the loop is the loop that was there."""
-    ended = trained.good(
-        module=str(trained.script.with_name("bare.py")), prepare=[partial(set_num_threads, 1)]
+    ended = project.good(
+        module=str(project.script.with_name("bare.py")), prepare=[partial(set_num_threads, 1)]
     )
     said = {int(step): float(loss) for step, loss in re.findall(r"step (\d+): loss (\S+)", ended.out)}
-    logged = metrics(trained.trunk)
+    logged = metrics(project.trunk)
     assert said == {step: round(line["train/loss"], 4) for step, line in logged.items()}
+    *point, require = COMMANDS[5][2:]
+    assert require == "branch.require=state"
+    assert "has no RNG state" in project.refuse(*point).said
+    project.good(*point, require)
+    [run] = [run for run in project.runs() if run.record.group == "ckpt-60-experiments"]
+    assert run.record.parent is not None
+    assert (run.record.start_step, run.record.parent.format) == (60, "torch")
+    theirs = torch.load(project.script.with_name("ckpt.pt"), weights_only=True)
+    restored = describe({"model_state_dict": theirs["model"]}).components
+    assert (
+        read_manifest_file(run.directory.restored).content.components["model_state_dict"]
+        == (restored["model_state_dict"])
+    )
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
@@ -96,6 +122,7 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, tmp_path: Path, nam
 
 
 def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> None:
+    project.edit("    data = read_text()", "    print('reading')\n    data = read_text()")
     wider = project.refuse("branch.from_step=40", "n_embd=64", "learning_rate=3e-4")
     assert "n_embd: checkpoint 32, config 64" in wider.said
     assert "learning_rate:" not in wider.said
@@ -107,6 +134,17 @@ def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> Non
     assert "failed before it registered anything" in broken
     assert "project/train.py:" in broken
     assert "Key 'bytes' is not in struct" in broken
+
+
+def test_a_canary_finds_state_that_nobody_registered(project: Project) -> None:
+    project.edit("    run.register(", "    decay = iter([1 - n / 99 for n in range(99)])\n    run.register(")
+    project.edit("loss.backward()", "(loss * next(decay)).backward()")
+    ended = project.launch(
+        "-m", "branch.from_step=40", "fanout.control=true", "fanout.canary=true", "learning_rate=3e-4"
+    )
+    assert ended.status == 1
+    assert "The canary did not pass: a step after loading again is not the step" in project.logs()
+    assert "not started" in ended.said
 
 
 def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from launcher.launchers.jobs.queries import release, requeue, show_job, states
 from launcher.launchers.sibling import Sibling
 from launcher.layout import RunDirectory
@@ -96,8 +98,10 @@ def test_a_node_that_dies_and_one_that_is_cut_off(on_slurm: Launched) -> None:
     finish(on_slurm, {1: died, 2: cut})
 
 
-def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched) -> None:
-    sibling = on_slurm.sibling("seed=1", "launch.nproc=2")
+@pytest.mark.parametrize("shard", ["false", "true"])
+def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched, shard: str) -> None:
+    ranks = ("launch.nproc=2", f"launch.shard={shard}")
+    sibling = on_slurm.sibling("seed=1", *ranks)
     on_slurm.launch([sibling], nodes=2)
     on_slurm.wait_for_steps(sibling)
     assert on_slurm.node(sibling) == "n[1-2]"
@@ -106,7 +110,7 @@ def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched) -
     assert on_slurm.said(sibling).count("goes back into the queue") == 1
     on_slurm.hurry()
     on_slurm.wait_until_finished(sibling)
-    on_slurm.check_undisturbed(sibling, 1, "launch.nproc=2")
+    on_slurm.check_undisturbed(sibling, 1, *ranks)
     assert len(on_slurm.run(sibling).record.starts) == 2
 
 

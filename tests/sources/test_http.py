@@ -197,6 +197,15 @@ class TestBranch:
         assert ended.status == 2
         assert "It was fetched twice, and its digest is not the one" in ended.said
 
+    def test_one_that_was_cut_off_is_named_by_where_it_came_from(
+        self, empty: Tiny, trained: Tiny, server: FileServer
+    ) -> None:
+        whole = (trained.trunk.directory.checkpoints / self.STEP).read_bytes()
+        (server.root / "cut.pt").write_bytes(whole[: len(whole) // 2])
+        ended = empty.launch(f"branch.from_checkpoint='{server.url('cut.pt')}'")
+        assert ended.status == 2
+        assert f"where: {server.url('cut.pt')}, which was fetched to {empty.outputs}" in ended.said
+
     def test_mirrors_in_order_and_each_failure_with_its_reason(self, empty: Tiny, served: FileServer) -> None:
         gone, good = served.url("gone/checkpoint_step_20.pt"), served.url(self.STEP)
         places = [f"branch.from_checkpoint={empty.outputs}/none.pt", f"branch.mirrors=['{gone}','{good}']"]

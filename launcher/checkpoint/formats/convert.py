@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from launcher import files, layout
-from launcher.checkpoint.formats.known import described, load, recognise
+from launcher.checkpoint.formats.known import load, recognise, verified
 from launcher.checkpoint.formats.own import Own
+from launcher.checkpoint.formats.values import safetensors_torch
 from launcher.checkpoint.manifest import StoredFile, write_manifest
 from launcher.checkpoint.sink import write_state
 from launcher.errors import ConfigError
@@ -35,12 +36,12 @@ def convert(path: Path, out: Path, allowed: Sequence[str] = (), said: int | None
     if out.suffix == ".safetensors":
         written = [_free(out)]
         write = _write_safetensors
-    elif isinstance(form, Own):
+    elif isinstance(form, Own) and path.is_file():
         raise ConfigError(
             "The checkpoint has a manifest already.", where=str(path), do="convert it to NAME.safetensors"
         )
     else:
-        manifest = described(path, allowed, said)
+        manifest = verified(path, allowed, said)
         target = out if out.suffix == ".pt" else out / layout.checkpoint_file(manifest.step)
         written = [_free(target), _free(layout.manifest_of(target))]
 
@@ -48,7 +49,7 @@ def convert(path: Path, out: Path, allowed: Sequence[str] = (), said: int | None
             with files.written_aside(to) as temporary:
                 size, digest = write_state(state, temporary)
             stored = StoredFile(to.name, size, digest)
-            write_manifest(layout.manifest_of(to), replace(manifest, file=stored))
+            write_manifest(layout.manifest_of(to), replace(manifest, file=stored, parts=()))
 
     try:
         written[0].parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +66,7 @@ def _free(path: Path) -> Path:
 
 
 def _write_safetensors(state: dict[str, Any], to: Path) -> None:
-    from safetensors.torch import save_file
-
+    library = safetensors_torch(to)
     # safetensors refuses tensors that share memory, as tied weights do.
     tensors = {
         name: tensor.detach().clone().contiguous()
@@ -74,4 +74,4 @@ def _write_safetensors(state: dict[str, Any], to: Path) -> None:
         if isinstance(tensor, Tensor)
     }
     with files.written_aside(to) as temporary:
-        save_file(tensors, temporary, {"format": "pt"})
+        library.save_file(tensors, temporary, {"format": "pt"})

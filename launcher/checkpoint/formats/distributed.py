@@ -28,6 +28,8 @@ from launcher.checkpoint.formats.protocol import (
 from launcher.errors import CheckpointError
 
 _METADATA = ".metadata"
+STRUCTURE = "structure"
+"""Entry of the launcher's own directories; see :mod:`launcher.checkpoint.shards`."""
 _EXPECTED = "the .metadata that torch.distributed.checkpoint writes"
 _CLASSES = (
     *(f"metadata.{name}" for name in (
@@ -60,18 +62,44 @@ class Distributed:
 
     def entries(self, path: Path, opener: Opener) -> Entries:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
-        metadata = read_metadata(path)
-        try:
-            places = _places(metadata["storage_data"])
-            nested = _Nested(metadata.get("planner_data"))
-            for name, entry in metadata["state_dict_metadata"].items():
-                nested.put(str(name), _entry(path, str(name), entry, places, opener))
-        except CheckpointError:
-            raise
-        except Exception as error:
-            # What the file says may be anything; that it is no checkpoint is all there is to tell.
-            refuse(path / _METADATA, f"{type(error).__name__}: {error}", _EXPECTED)
-        return customary(path, nested.top)
+        return customary(path, nested_entries(path, opener))
+
+
+def nested_entries(path: Path, opener: Opener) -> dict[str, Any]:
+    """What a directory holds, as nested dicts and lists.
+
+    Raises:
+        CheckpointError: it is damaged, or its ``.metadata`` names what no checkpoint needs.
+    """
+    entries, paths = flat_entries(path, opener)
+    try:
+        nested = _Nested(paths)
+        for name, value in entries.items():
+            nested.put(name, value)
+    except Exception as error:
+        # What the file says may be anything; that it is no checkpoint is all there is to tell.
+        refuse(path / _METADATA, f"{type(error).__name__}: {error}", _EXPECTED)
+    return nested.top
+
+
+def flat_entries(path: Path, opener: Opener) -> tuple[dict[str, Any], Any]:
+    """Each entry of a directory by its dotted name, and what the planner noted about these names.
+
+    Raises:
+        CheckpointError: it is damaged, or its ``.metadata`` names what no checkpoint needs.
+    """
+    metadata = read_metadata(path)
+    try:
+        places = _places(metadata["storage_data"])
+        entries = {
+            str(name): _entry(path, str(name), entry, places, opener)
+            for name, entry in metadata["state_dict_metadata"].items()
+        }
+        return entries, metadata.get("planner_data")
+    except CheckpointError:
+        raise
+    except Exception as error:
+        refuse(path / _METADATA, f"{type(error).__name__}: {error}", _EXPECTED)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from launcher.checkpoint.formats.places import INDEX
 from launcher.checkpoint.formats.protocol import Entries, Format, Opener, TensorFacts, refuse
 from launcher.checkpoint.formats.safetensors import Safetensors
 from launcher.checkpoint.formats.torch_file import TorchFile
+from launcher.checkpoint.formats.unknown import has_tensors, no_checkpoint
 from launcher.checkpoint.store import checkpoints
 from launcher.checkpoint.verify import verify_file
 from launcher.errors import CheckpointError
@@ -154,12 +155,13 @@ def inspect(path: Path) -> Inspection:
     )
 
 
-def load(path: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
+def load(path: Path, allowed: Sequence[str] = (), by_rows: bool = False) -> dict[str, Any]:
     """The state in a checkpoint of any format, as a branch restores it.
 
     Args:
         path: the checkpoint.
         allowed: classes that may be made besides tensors and plain values; ``branch.allow_globals``.
+        by_rows: see :func:`launcher.checkpoint.reader.read_state`.
 
     Raises:
         CheckpointError: it is damaged, or holds something that would have to be executed.
@@ -171,7 +173,7 @@ def load(path: Path, allowed: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(form, Own):
         from launcher.checkpoint.reader import read_state
 
-        return read_state(path, digests=False)
+        return read_state(path, digests=False, by_rows=by_rows)
     inspect(path)  # It refuses what was made to do harm.
     opener: Opener = Values(allowed)
     entries = form.entries(path, opener)
@@ -246,14 +248,9 @@ def _progress(found: Inspection, step: int | None) -> dict[str, int]:
 
 def _format(path: Path) -> Format:
     form = recognise(path)
-    if form is None:
-        raise CheckpointError(
-            "This is no checkpoint of a known format.",
-            where=str(path),
-            found="a directory" if path.is_dir() else "a file" if path.exists() else "nothing",
-            expected=", ".join(one.name for one in FORMATS),
-            do="files of PyTorch before 1.6 have to be saved again with torch.save",
-        )
+    # Some formats are told from a name alone.
+    if form is None or (path.suffix in (".pt", ".safetensors") and path.is_file() and not has_tensors(path)):
+        raise no_checkpoint(path, [one.name for one in FORMATS])
     return form
 
 

@@ -1,4 +1,4 @@
-"""The launcher's own checkpoints, which a manifest beside them describes."""
+"""The launcher's own checkpoints, a file or a directory of shards, which a manifest beside them describes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from pathlib import Path
 
 from launcher import layout
 from launcher.checkpoint.formats.customary import customary_parts
+from launcher.checkpoint.formats.distributed import STRUCTURE, Distributed, nested_entries
 from launcher.checkpoint.formats.protocol import Entries, Opener
 
 _BEGINNING = b'{\n  "format": '
 """Of a manifest. Other JSON files may lie beside other people's checkpoints."""
+_DIRECTORY = Distributed()
 
 
 class Own:
-    """``checkpoint_step_15000.pt`` with ``checkpoint_step_15000.json``."""
+    """``checkpoint_step_15000.pt``, or ``checkpoint_step_15000/``, with ``checkpoint_step_15000.json``."""
 
     name = "launcher"
 
     def recognises(self, path: Path) -> bool:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
-        if path.suffix != ".pt" or not path.is_file():
+        if not (path.is_file() and path.suffix == ".pt") and not _DIRECTORY.recognises(path):
             return False
         try:
             with layout.manifest_of(path).open("rb") as file:
@@ -31,8 +33,12 @@ class Own:
 
     def files(self, path: Path) -> list[Path]:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
-        return [path]
+        return [path] if path.is_file() else _DIRECTORY.files(path)
 
     def entries(self, path: Path, opener: Opener) -> Entries:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
-        return customary_parts(path, opener.torch_file(path))
+        if path.is_file():
+            return customary_parts(path, opener.torch_file(path))
+        held = nested_entries(path, opener)
+        held.pop(STRUCTURE, None)
+        return customary_parts(path, held)

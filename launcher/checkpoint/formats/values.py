@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -51,31 +52,16 @@ class Values:
     def safetensors(self, path: Path) -> dict[str, Any]:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
         safetensors_header(path)
+        library = safetensors_torch(path)
         try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ConfigError(
-                "Reading safetensors needs the package of that name.",
-                where=str(path),
-                do="pip install safetensors",
-            ) from error
-        try:
-            return load_file(path)
+            tensors: dict[str, Any] = library.load_file(path)
+            return tensors
         except Exception as error:
             refuse(path, str(error), "a safetensors file")
 
     def assembled(self, facts: TensorFacts, pieces: Sequence[Piece]) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
-        whole = torch.empty(facts.shape, dtype=getattr(torch, facts.dtype))
-        for piece in pieces:
-            part = self.torch_bytes(piece.path, piece.start, piece.length)
-            if not isinstance(part, Tensor) or part.shape != piece.sizes or part.dtype != whole.dtype:
-                refuse(piece.path, "a part that is not what the metadata say", "the parts of one checkpoint")
-            target = whole
-            for dimension, (offset, size) in enumerate(zip(piece.offsets, piece.sizes, strict=True)):
-                target = target.narrow(dimension, offset, size)
-            target.copy_(part)
-        return whole
+        return Scattered(self, facts, pieces).whole()
 
     def integers(self, values: Sequence[int]) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
@@ -111,6 +97,72 @@ class Values:
             unsafe = sorted(unknown - {name for _, name in self._allowed})
         if unsafe:
             raise refused_classes(path, unsafe)
+
+
+def safetensors_torch(path: Path) -> ModuleType:
+    """The library for safetensors, to read or write ``path``.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise ConfigError(
+            "Tensors of safetensors files need the package of that name.",
+            where=str(path),
+            found="it is not installed",
+            do="pip install 'checkpoint-launcher[safetensors]'",
+        ) from error
+
+
+class Scattered:
+    """A tensor that lies in the parts that several processes saved; read when its values are asked for."""
+
+    def __init__(self, values: Values, facts: TensorFacts, pieces: Sequence[Piece]) -> None:
+        self._values, self._pieces = values, pieces
+        self.shape = torch.Size(facts.shape)
+        self.dtype: torch.dtype = getattr(torch, facts.dtype)
+
+    def whole(self) -> Tensor:
+        """All of it.
+
+        Raises:
+            CheckpointError: a part is damaged, or is not what the metadata say.
+        """
+        return self.rows(0, self.shape[0]) if self.shape else self._part(self._pieces[0])
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Its rows from ``start`` up to, and without, ``stop``; no part without any of them is read.
+
+        Raises:
+            CheckpointError: as :meth:`whole`.
+        """
+        target = torch.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
+        for piece in self._pieces:
+            first = piece.offsets[0]
+            begin, end = max(start, first), min(stop, first + piece.sizes[0])
+            if begin >= end:
+                continue
+            place = target[begin - start : end - start]
+            for dimension, offset in enumerate(piece.offsets[1:], start=1):
+                place = place.narrow(dimension, offset, piece.sizes[dimension])
+            place.copy_(self._part(piece)[begin - first : end - first])
+        return target
+
+    def _part(self, piece: Piece) -> Tensor:
+        part = self._values.torch_bytes(piece.path, piece.start, piece.length)
+        if not isinstance(part, Tensor) or part.shape != piece.sizes or part.dtype != self.dtype:
+            refuse(piece.path, "a part that is not what the metadata say", "the parts of one checkpoint")
+        return part
+
+
+class ScatteredValues(Values):
+    """Leaves the values of tensors in parts where they are."""
+
+    def assembled(self, facts: TensorFacts, pieces: Sequence[Piece]) -> Any:
+        """See :class:`Scattered`."""
+        return Scattered(self, facts, pieces)
 
 
 def _class(name: str) -> Any:

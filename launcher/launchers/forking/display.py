@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from launcher.launchers.forking.ending import last_lines, read_record, settle
+from launcher.launchers.forking.ending import last_lines, left_to, read_record, settle
 from launcher.launchers.forking.fork_server import Ended
 from launcher.launchers.forking.stopping import Stopping
 from launcher.launchers.sibling import Outcome, Sibling
@@ -83,6 +83,10 @@ class Display:
     def ended(self, sibling: Sibling, ended: Ended) -> Outcome:
         """A sibling's process has ended: see that its record says so, and tell."""
         line = self._lines[sibling.id]
+        if other := left_to(ended, sibling.directory):
+            line.state, line.note = "running elsewhere", other
+            self._say(f"{sibling.id}: running elsewhere: {other}")
+            return Outcome(sibling.id, None, other, elsewhere=True)
         reason = settle(sibling.directory, ended, self._asked)
         record = read_record(sibling.directory)
         line.state = record.state if record is not None else "failed" if ended.status else "finished"

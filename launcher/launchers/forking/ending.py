@@ -72,6 +72,20 @@ def settle(directory: Path, ended: Ended, asked: bool) -> str:
     return reason
 
 
+def left_to(ended: Ended, directory: Path) -> str:
+    """The living process that a sibling's own gave way to; empty if there is none.
+
+    Args:
+        ended: how the process ended that was started here.
+        directory: the run's.
+    """
+    # Killed, it may have left ranks behind that live a moment longer.
+    if not ended.status or ended.killed_by is not None:
+        return ""
+    there = holder(RunDirectory(directory))
+    return str(there) if there is not None and there.alive else ""
+
+
 def _record(directory: Path, state: State, error: str | None) -> None:
     with contextlib.suppress(OSError, LauncherError):
         lease = Lease(RunDirectory(directory), utc_now())

@@ -7,8 +7,8 @@ import os
 import signal
 from collections.abc import Sequence
 from types import FrameType, TracebackType
-from typing import Any
 
+from launcher.handlers import Handling
 from launcher.launchers.sibling import Outcome
 
 
@@ -22,15 +22,16 @@ class Stopped(SystemExit):
         """One for each sibling, in their order."""
 
 
-class Stopping:
+class Stopping(Handling):
     """While entered, SIGINT, SIGTERM and SIGHUP only set flags, and make :meth:`fileno` readable."""
 
     def __init__(self) -> None:
+        asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        super().__init__(asking, self._handle, ignored_too=False)
         self.asked: signal.Signals | None = None
         """The first signal that came."""
         self.at_once = False
         """Whether Ctrl-C was pressed after that. A terminal that closes may send SIGHUP twice by itself."""
-        self._previous: dict[signal.Signals, Any] = {}
 
     def fileno(self) -> int:
         """For select."""
@@ -46,11 +47,7 @@ class Stopping:
         for descriptor in (self._woken, self._wake):
             os.set_blocking(descriptor, False)
         self._before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            # nohup has SIGHUP ignored, and a shell script SIGINT for what it starts in the background.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._previous[number] = signal.signal(number, self._handle)
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -58,8 +55,7 @@ class Stopping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        super().__exit__(kind, error, trace)
         signal.set_wakeup_fd(self._before)
         os.close(self._woken)
         os.close(self._wake)

@@ -15,10 +15,12 @@ from launcher.ledger.ledger import ledger
 from launcher.ledger.no_effect import NO_EFFECT, Idle, without_effect
 from launcher.lineage import Parent, Run
 from launcher.report.compare.aligned import WINDOW, Aligned, Source, align, measured
-from launcher.report.compare.expectation import Answer, Expectation, answer, arm_called, read_expectation
+from launcher.report.compare.arms import Arm
+from launcher.report.compare.expectation import Answer, Expectation, answer, arms_meant, read_expectation
 from launcher.report.compare.factorial import effects, factorial_of
-from launcher.report.compare.selection import Arm, Selection, select
+from launcher.report.compare.selection import Selection, select
 from launcher.report.compare.statistics import LEVEL
+from launcher.report.compare.uneven import uneven_runs
 from launcher.report.compare.verdict import NOISE, Row, baseline_row, hold, judged
 from launcher.report.verify import verify
 
@@ -38,7 +40,7 @@ class Asked:
     smooth: int = 1
     """Logged values that a value is the mean of, up to the step."""
     baseline: str | None = None
-    """Run to compare with; None: the control, else what the runs name themselves."""
+    """Arm or run to compare with; None: the control, else what the runs name themselves."""
     expect: Sequence[str] = ()
     """See :mod:`launcher.report.compare.expectation`."""
 
@@ -75,7 +77,8 @@ class Comparison:
     group: str | None
     baseline: str
     branch_point: dict[str, Any] | None
-    """``run``, ``step``, ``sha256``; None where the runs have no common one."""
+    """``run``, ``step``, ``sha256``, and ``name``, which a checkpoint of another program has as well; None
+    where the runs have no common one."""
     proof: Proof
     arms: list[ArmFacts]
     rows: list[Row]
@@ -116,14 +119,14 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     """
     selection = select(outputs, names, asked.baseline)
     expected = [read_expectation(text) for text in asked.expect]
-    called = [(one, arm_called(one.arm, selection.all_arms), arm_called(one.other, selection.all_arms))
-              for one in expected]  # fmt: skip
+    called = [(one, *arms_meant(one, selection.all_arms)) for one in expected]
     point = _point(selection.arms)
     sources = _sources(selection, asked.smooth, called)
     shown = _metrics(sources, asked.metrics)
     read = list(dict.fromkeys([*shown, *_known(sources, [one.metric for one in expected])]))
     aligned = align(sources, read, _steps_since(asked.at, point, selection))
-    missing = [*selection.missing, *_short(selection, aligned, shown)]
+    apart, shortened = uneven_runs(aligned, shown, {one.run.id: one.run for one in sources})
+    missing = [*selection.missing, *_short(selection, aligned, shown), *apart]
     held = [hold(arm, selection.baseline, metric, aligned, asked.smooth)
             for arm in selection.arms for metric in shown]  # fmt: skip
     rows, corrected = judged(held, complete=not missing)
@@ -136,7 +139,7 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
     return Comparison(
         group=selection.group,
         baseline=selection.baseline.name,
-        branch_point={"run": point.run, "step": point.step, "sha256": point.sha256} if point else None,
+        branch_point=_told(point) if point else None,
         proof=_proof(selection),
         arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
         rows=[
@@ -144,7 +147,7 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
             *_said(rows, selection, idle),
         ],
         missing=missing,
-        notes=selection.notes,
+        notes=[*selection.notes, *shortened],
         level=LEVEL,
         comparisons=sum(one.estimate is not None for one in held),
         corrected=corrected,
@@ -218,6 +221,10 @@ def _point(arms: Sequence[Arm]) -> Parent | None:
     return next(iter(parents.values())) if len(parents) == 1 else None
 
 
+def _told(point: Parent) -> dict[str, Any]:
+    return {"run": point.run, "step": point.step, "sha256": point.sha256, "name": point.name}
+
+
 def _steps_since(at: str | None, point: Parent | None, selection: Selection) -> int | None:
     if at is None:
         return None
@@ -261,6 +268,9 @@ def _short(selection: Selection, aligned: Aligned, metrics: Sequence[str]) -> li
 def _proof(selection: Selection) -> Proof:
     """What holding the control of stream 0 against its trunk gives."""
     controls = [arm.runs[0] for arm in selection.all_arms if arm.is_control and 0 in arm.runs]
+    if not controls and selection.baseline.is_unchanged:
+        why = "has no factor, but takes over less than all of its trunk (branch.restore, branch.reset)"
+        return Proof(None, None, f"{selection.baseline.name} {why}")
     if not controls:
         return Proof(None, None, "no control of stream 0 among the runs: fanout.control=true")
     control: Run = controls[0]

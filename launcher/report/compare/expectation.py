@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.errors import ConfigError
-from launcher.report.compare.selection import Arm
+from launcher.report.compare.arms import Arm, arms_called
 from launcher.report.compare.verdict import Row
 
 _FORM = re.compile(
@@ -56,24 +56,21 @@ def read_expectation(text: str) -> Expectation:
     return Expectation(text, **match.groupdict())
 
 
-def arm_called(name: str, arms: Sequence[Arm]) -> Arm:
-    """The one arm that a name, a run's id or settings (``loss=fixed,optimizer.lr=0.001``) mean.
+def arms_meant(expectation: Expectation, arms: Sequence[Arm]) -> tuple[Arm, Arm]:
+    """The two arms that an expectation speaks of.
 
     Raises:
-        ConfigError: none, or several.
+        ConfigError: a name means none of them, or several, or both names mean the same one.
     """
-    exact = [arm for arm in arms if name == arm.name or any(run.id == name for run in arm.runs.values())]
-    found = exact or [arm for arm in arms if _has(arm, name)]
-    if not found and name == "control":
-        found = [arm for arm in arms if arm.is_control]
-    if len(found) == 1:
-        return found[0]
-    raise ConfigError(
-        f"{name!r} is {'several of' if found else 'none of'} the arms that are compared.",
-        where="--expect",
-        found=", ".join(arm.name for arm in found or arms),
-        expected="one arm: its name, a run's id, or what was typed for it, such as loss=fixed",
-    )
+    one, other = (_arm(name, arms) for name in (expectation.arm, expectation.other))
+    if one is other:
+        raise ConfigError(
+            "An arm is neither better nor worse than itself.",
+            where="--expect",
+            found=expectation.text,
+            expected=f"two of the arms: {', '.join(arm.name for arm in arms)}",
+        )
+    return one, other
 
 
 def answer(expectation: Expectation, row: Row, missing: Sequence[str]) -> Answer:
@@ -88,21 +85,13 @@ def answer(expectation: Expectation, row: Row, missing: Sequence[str]) -> Answer
     return Answer(expectation.text, not why, why, row)
 
 
-def _has(arm: Arm, settings: str) -> bool:
-    """Whether each of the settings was typed for the arm, or is one of its factors."""
-    record = arm.first.record
-    known = {**{key: pair[1] for key, pair in arm.factors.items()}, **record.declared}
-    for one in settings.split(","):
-        key, equals, value = one.partition("=")
-        if not equals or key not in known or not _equal(known[key], value):
-            return False
-    return True
-
-
-def _equal(value: object, text: str) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value).lower() == text.lower() if isinstance(value, bool) else str(value) == text
-    try:
-        return float(text) == value
-    except ValueError:
-        return False
+def _arm(name: str, arms: Sequence[Arm]) -> Arm:
+    found = arms_called(name, arms)
+    if len(found) == 1:
+        return found[0]
+    raise ConfigError(
+        f"{name!r} is {'several of' if found else 'none of'} the arms that are compared.",
+        where="--expect",
+        found=", ".join(arm.name for arm in found or arms),
+        expected="one arm: its name, a run's id, or what was typed for it, such as loss=fixed",
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from launcher.ledger.factors import Factor
 from launcher.report.compare.aligned import WINDOW, Aligned
-from launcher.report.compare.selection import Arm
+from launcher.report.compare.arms import Arm
 from launcher.report.compare.statistics import LEAST_STEPS, over_steps, over_streams, without_spread
 from launcher.report.compare.verdict import NOISE, UNKNOWN, Held, Row, direction, judged
 

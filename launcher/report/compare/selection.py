@@ -3,49 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from launcher.errors import ConfigError, LauncherError
+from launcher.errors import ConfigError, LauncherError, UnknownRun
 from launcher.files import read_json_object
 from launcher.layout import SCRATCH, TRUNKS
 from launcher.lineage import Run, State, find_run, read_run, state_now
-from launcher.trackers.metrics_window import BRANCH_STEPS, Numbering
+from launcher.report.compare.arms import Arm, arm_of, arms_called, arms_of, name_apart
+from launcher.trackers.metrics_window import Numbering
 
-
-@dataclass
-class Arm:
-    """Runs that differ in their stream only."""
-
-    name: str
-    key: str
-    runs: dict[int, Run] = field(default_factory=dict)
-    """By stream."""
-    numbering: Numbering = BRANCH_STEPS
-
-    @property
-    def first(self) -> Run:
-        """The run of the lowest stream."""
-        return self.runs[min(self.runs)]
-
-    @property
-    def is_control(self) -> bool:
-        """Whether nothing was changed in it."""
-        return self.first.record.branch_type in {"control", "stream"}
-
-    @property
-    def factors(self) -> dict[str, list[Any]]:
-        """What was changed: dotted key to [the trunk's value, the own value]."""
-        first = self.first.record
-        drawn = {"seed"} if first.stream else set()
-        return {key: pair for key, pair in first.differences.items() if key not in drawn}
-
-    @property
-    def directions(self) -> Mapping[str, str]:
-        """Which way metrics are better, as the task said."""
-        return self.first.record.directions
+MOST_GROUPS = 12
+"""Groups that an error names."""
 
 
 @dataclass
@@ -74,7 +45,7 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     Args:
         outputs: directory of all runs.
         names: groups and runs; none: the one group that there is.
-        baseline: the run that others are compared with; None: the control, else what the runs name.
+        baseline: arm or run that others are compared with; None: the control, else what the runs name.
 
     Raises:
         LauncherError: a name means nothing, there is no baseline, or nothing to hold to it.
@@ -82,7 +53,7 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
     runs, group, missing = _named(outputs, names or [only_group(outputs, "compare")])
     pruned = [run.id for run in runs if run.record.state == "pruned"]
     notes = [f"Pruned by their search, and left out: {', '.join(pruned)}."] if pruned else []
-    arms = _arms([run for run in runs if run.id not in pruned], notes)
+    arms = arms_of([run for run in runs if run.id not in pruned], notes)
     chosen = _baseline(outputs, arms, baseline, notes)
     others = [arm for arm in arms if arm.key != chosen.key]
     if not others:
@@ -93,7 +64,7 @@ def select(outputs: Path, names: Sequence[str], baseline: str | None) -> Selecti
             expected="a baseline and at least one other",
             do="launch siblings: python train.py -m branch.from_step=N loss=A,B fanout.control=true",
         )
-    _name_apart([chosen, *others])
+    name_apart([chosen, *others])
     _count_from_the_branch_point([chosen, *others])
     states = {run.id: state_now(run) for arm in (chosen, *others) for run in arm.runs.values()}
     for arm in (chosen, *others):
@@ -142,9 +113,30 @@ def _named(outputs: Path, names: Sequence[str]) -> tuple[list[Run], str | None, 
             found, gone = _group(outputs / name)
             missing += gone
         else:
-            found = [find_run(outputs, name)]
+            try:
+                found = [find_run(outputs, name)]
+            except UnknownRun as error:
+                raise means_nothing(outputs, name, error) from error
         runs.update({run.directory.path: run for run in found})
     return list(runs.values()), groups[0] if groups and len(names) == 1 else None, missing
+
+
+def nearest_groups(outputs: Path, name: str) -> list[str]:
+    """Every directory of runs, those first whose names are most like ``name``."""
+    groups = sorted({path.parent.parent.name for path in outputs.glob("*/*/run.json")})
+    return difflib.get_close_matches(name, groups, n=len(groups) or 1, cutoff=0)
+
+
+def means_nothing(outputs: Path, name: str, error: UnknownRun) -> UnknownRun:
+    """The error of a name that is no group's and no one run's; ``error`` says what it is among the runs."""
+    groups = nearest_groups(outputs, name)
+    more = f", and {len(groups) - MOST_GROUPS} more" if len(groups) > MOST_GROUPS else ""
+    return UnknownRun(
+        error.what.replace("There is no run", "There is no group and no run"),
+        where=error.where,
+        found=f"groups: {', '.join(groups[:MOST_GROUPS]) or 'none'}{more}; runs: {error.found}",
+        do=error.do,
+    )
 
 
 def is_group(outputs: Path, name: str) -> bool:
@@ -174,44 +166,9 @@ def _group(directory: Path) -> tuple[list[Run], list[str]]:
     return runs, missing
 
 
-def _arms(runs: Iterable[Run], notes: list[str]) -> list[Arm]:
-    arms: dict[str, Arm] = {}
-    for run in runs:
-        arm = arms.setdefault(_key(run), Arm(_plain_name(run), _key(run)))
-        best, *again = sorted([run, *_there(arm, run)], key=_rank, reverse=True)
-        notes += [f"{other.id} is {best.id} once more, and is left out." for other in again]
-        arm.runs[run.record.stream] = best
-    return list(arms.values())
-
-
-def _there(arm: Arm, run: Run) -> list[Run]:
-    return [other for stream, other in arm.runs.items() if stream == run.record.stream]
-
-
-def _rank(run: Run) -> tuple[bool, int, int]:
-    return run.record.state == "finished", run.record.step, -len(run.id)
-
-
-def _key(run: Run) -> str:
-    return run.record.arm or run.record.signature
-
-
-def _plain_name(run: Run) -> str:
-    """The job type without its stream."""
-    suffix = f"-stream-{run.record.stream}"
-    return run.record.job_type.removesuffix(suffix) if run.record.stream else run.record.job_type
-
-
-def _name_apart(arms: Sequence[Arm]) -> None:
-    names = [arm.name for arm in arms]
-    for arm in arms:
-        if names.count(arm.name) > 1:
-            arm.name = f"{arm.name}-{arm.key[:8]}"
-
-
 def _baseline(outputs: Path, arms: Sequence[Arm], named: str | None, notes: list[str]) -> Arm:
     if named is not None:
-        return _arm_of(find_run(outputs, named), arms)
+        return _named_baseline(outputs, arms, named)
     controls = [arm for arm in arms if arm.is_control]
     if controls:
         best = max(controls, key=lambda arm: (len(arm.runs), arm.first.record.step))
@@ -224,23 +181,41 @@ def _baseline(outputs: Path, arms: Sequence[Arm], named: str | None, notes: list
     # A run that is compared with one outside the set says nothing where others name one inside.
     inside = told & own
     candidates = sorted(str(one) for one in (inside or told))
+    unchanged = [arm for arm in arms if arm.is_unchanged]
+    if not candidates and len(unchanged) == 1:
+        notes.append(
+            f"There is no control; the baseline is {unchanged[0].name}, in which nothing was changed."
+        )
+        return unchanged[0]
     if len(candidates) != 1:
         raise ConfigError(
             "It is not clear what to compare with.",
             found=f"no control; the runs name {', '.join(candidates) or 'nothing'}",
             expected="one baseline",
-            do="--baseline RUN, or launch a control: fanout.control=true",
+            do="--baseline ARM or --baseline RUN, or launch a control: fanout.control=true",
         )
     notes.append(f"There is no control; the baseline is {candidates[0]} (fanout.control=true launches one).")
-    return _arm_of(find_run(outputs, candidates[0]), arms)
+    return arm_of(find_run(outputs, candidates[0]), arms)
 
 
-def _arm_of(run: Run, arms: Sequence[Arm]) -> Arm:
-    """The arm that ``run`` is in, or one of its own."""
-    for arm in arms:
-        if any(one.id == run.id for one in arm.runs.values()):
-            return arm
-    return Arm(_plain_name(run), _key(run), {run.record.stream: run})
+def _named_baseline(outputs: Path, arms: Sequence[Arm], named: str) -> Arm:
+    """The arm that is called so, else that of the run which is: the run may lie outside of what is compared.
+
+    Raises:
+        UnknownRun: neither is.
+    """
+    called = arms_called(named, arms)
+    if len(called) == 1:
+        return called[0]
+    try:
+        return arm_of(find_run(outputs, named), arms)
+    except UnknownRun as error:
+        raise UnknownRun(
+            error.what.replace("There is no run", "There is no run and no arm"),
+            where=f"--baseline, in {error.where}",
+            found=f"arms: {', '.join(arm.name for arm in called or arms)}; runs: {error.found}",
+            do=error.do,
+        ) from error
 
 
 def _count_from_the_branch_point(arms: Sequence[Arm]) -> None:

@@ -230,7 +230,7 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
     told += [(one.name, one.no_effect) for one in comparison.arms if one.no_effect]
     told += [("factors", "; ".join(map(_levels, comparison.factors)))] if len(comparison.factors) > 1 else []
     if point is not None:
-        told.append(("branch point", f"{point['run']} at step {point['step']}"))
+        told.append(("branch point", f"{point['name']} at step {point['step']}"))
     steps, streams = _shared(comparison)
     if steps is not None:
         told.append(("at step", steps))
@@ -312,8 +312,23 @@ def _answers(comparison: Comparison) -> list[tuple[bool, str]]:
     told = []
     for one in comparison.expectations:
         found = f"; found: {one.why}" if one.why else ""
-        told.append((one.holds, f"{'holds' if one.holds else 'DOES NOT HOLD'}: {one.expected}{found}"))
+        said = f"{'holds' if one.holds else 'DOES NOT HOLD'}: {one.expected}{found}"
+        told.append((one.holds, said + _looked_at(one.row, len(comparison.expectations), comparison)))
     return told
+
+
+def _looked_at(row: Row, asked: int, comparison: Comparison) -> str:
+    """What an answer was taken from, where it may be other than what the table shows."""
+    if row.low is None or row.level is None:
+        return ""
+    told = (
+        f"{signed(row.difference)}, {signed(row.low)} to {signed(row.high)} at {100 * (1 - row.level):.4g} %"
+    )
+    if not comparison.corrected:
+        return f" ({told})"
+    # The table's own interval of the same two arms is wider, and may say something else.
+    own = f"level kept for the {asked} expectation{'s' * (asked != 1)}, settled beforehand"
+    return f" ({told}; {own}, and not for the table's {comparison.comparisons} comparisons)"
 
 
 def number(value: float | None) -> str:

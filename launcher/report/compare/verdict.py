@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from launcher.report.compare.aligned import WINDOW, Aligned
-from launcher.report.compare.selection import Arm
+from launcher.report.compare.arms import Arm
 from launcher.report.compare.statistics import (
     FEW,
     LEAST_STEPS,

@@ -12,11 +12,14 @@ import launcher
 
 
 class Noisy(Dataset):
+    def __init__(self, amount):
+        self.amount = amount
+
     def __len__(self):
         return 40
 
     def __getitem__(self, index):
-        return torch.full((4,), index / 40) + torch.rand(4) / 10
+        return torch.full((4,), index / 40) + torch.rand(4) * self.amount
 
 
 class Stream(IterableDataset):
@@ -29,7 +32,7 @@ def loader_of(cfg):
         from torchdata.stateful_dataloader import StatefulDataLoader as Loader
     else:
         Loader = DataLoader  # noqa: N806
-    data = Stream() if cfg.loader.kind == "stream" else Noisy()
+    data = Stream() if cfg.loader.kind == "stream" else Noisy(cfg.noise.amount)
     shuffle = None if cfg.loader.kind == "stream" else True
     return Loader(data, batch_size=8, shuffle=shuffle, num_workers=cfg.loader.workers)
 
