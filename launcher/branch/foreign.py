@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.branch.declared import Declared
 from launcher.branch.resolve import BranchPoint
 from launcher.checkpoint.formats.known import inspect
+from launcher.checkpoint.formats.trainer_state import TRAINER
 from launcher.config import BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
@@ -133,7 +134,8 @@ def lacking_parts(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop
     components = point.manifest.content.components
     if isinstance(task, OwnLoop) and "data" in task.parts.stateful and DATA not in components:
         lacking += ["data position"] if "data position" not in lacking else []
-    if task.stateful() and "task" not in components:
+    counted_by_trainer = TRAINER in components and task.stateful().keys() == {TRAINER}
+    if task.stateful() and "task" not in components and not counted_by_trainer:
         lacking.append("state of the task's own parts")
     given_up = {"optimizer": "optimizer", "step": "step", "data position": "data"}
     return [part for part in lacking if _part(part, given_up) not in branch.reset]

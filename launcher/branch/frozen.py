@@ -31,9 +31,7 @@ def frozen_findings(plan: Plan, task: OwnLoop, manifest: Manifest) -> list[Findi
 
     To be asked where names and shapes fit.
     """
-    there = {
-        one.name.removeprefix(_PREFIX): one for one in manifest.tensors if one.name.startswith(_PREFIX)
-    }
+    there = {one.name.removeprefix(_PREFIX): one for one in manifest.tensors if one.name.startswith(_PREFIX)}
     frozen = _frozen(task.parts.model)
     taken = selected_names(plan.config.branch, there, task.parts.model.state_dict())
     digests = {

@@ -10,8 +10,8 @@ import torch
 
 from launcher.branch.effect import build_task, effect_findings, note_effect
 from launcher.branch.fit import fit_findings
-from launcher.branch.frozen import frozen_findings
 from launcher.branch.foreign import foreign_findings
+from launcher.branch.frozen import frozen_findings
 from launcher.branch.plan import Plan
 from launcher.branch.record import new_record, resharded
 from launcher.branch.script import own_keys, script_findings

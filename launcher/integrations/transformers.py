@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.integrations import WandbCallback
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import WandbCallback
 from transformers.trainer_callback import ExportableState
 
 from launcher.checkpoint.formats.trainer_state import lasting, trainer_state
 from launcher.errors import ConfigError
+from launcher.integrations.batches import draws
+from launcher.script.data import Elsewhere, fingerprint_of
 from launcher.script.run import Run
 from launcher.training.task import Direction
 
@@ -52,6 +54,7 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         launcher.script.run.Stopped: a signal asked to stop; the state is on disk.
     """
     _refuse_unfit(trainer, run)
+    assert trainer.model is not None
     position = Position(trainer)
     trainer.create_optimizer()
     if trainer.lr_scheduler is None:
@@ -63,9 +66,9 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         optimizer=trainer.optimizer,
         scheduler=trainer.lr_scheduler,
         scaler=trainer.accelerator.scaler,
-        fingerprint=fingerprint or _fingerprint(trainer.train_dataset),
+        data=_data(trainer, fingerprint),
         directions=_directions(trainer.args),
-        trainer=position,
+        trainer=position,  # The name is that of TRAINER in a foreign checkpoint.
     )
     _refuse_device(trainer, run)
     if run.step >= run.end_step:
@@ -90,46 +93,31 @@ class LauncherCallback(TrainerCallback):
         self._pending = False
         """Whether a step was taken that the run has not counted yet."""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Everything is built: the random streams are put where they were."""
         self._run.begin()
         self._position.restore()
         # The Trainer reads it once it has skipped the batches of the present epoch.
         torch.save(_streams(), self._directory / "rng_state.pth")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         """A step was taken; its logging, evaluation and saving are still to come."""
         self._pending = True
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, *_: Any, logs: Mapping[str, Any] | None = None, **__: Any) -> None:
         """The Trainer logs: within a step its metrics; once at the end, before it loads the best model."""
         if "train_runtime" in (logs or {}):
-            if self._pending and state.global_step - self._position.offset < self._run.end_step:
+            if self._pending and self._position.step < self._run.end_step:
                 self._run.stop()
             self._step_over()
         elif self._pending:
             self._run.log(_metrics(logs or {}))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Nothing more comes of the step before, within an epoch."""
         self._step_over()
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
         """Nothing more comes of the last step of an epoch, and the next epoch has drawn nothing yet."""
         self._step_over()
 
@@ -150,6 +138,11 @@ class Position:
         self.offset = 0
         """Steps in the Trainer's numbering, which is the trunk's, beyond those in the run's own."""
         self._begun = False
+
+    @property
+    def step(self) -> int:
+        """Steps that the Trainer has taken, in the run's numbering."""
+        return self._trainer.state.global_step - self.offset
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, what was logged, the best metric, and what callbacks such as early stopping keep."""
@@ -179,7 +172,7 @@ class Position:
         args.max_steps = run.end_step + self.offset
         if self.saved:
             args.eval_on_start = False
-        self._best = [Path(args.output_dir)]
+        self._best = [Path(str(args.output_dir))]
         if run.branch_point is not None:
             self._best += _output_directories(run, self._best[0])
 
@@ -208,17 +201,17 @@ class Position:
 
 
 def resume_from(trainer: Trainer, position: Position, directory: Path) -> str | None:
-    """Write into ``directory`` what ``resume_from_checkpoint`` reads; None where there is nothing to resume."""
+    """Write what ``resume_from_checkpoint`` reads into ``directory``; None where nothing is resumed."""
     if not position.saved:
         return None
-    exported = [
+    exported: list[Any] = [
         one for one in (*trainer.callback_handler.callbacks, trainer.control)
         if isinstance(one, ExportableState)
     ]  # fmt: skip
     # Intervals and patience are those of this run: the Trainer takes them from what it resumes.
     state = TrainerState(stateful_callbacks=exported)
     state.train_batch_size = trainer._train_batch_size
-    state.compute_steps(trainer.args, trainer.args.max_steps)
+    state.compute_steps(trainer.args, trainer.args.max_steps)  # type: ignore[no-untyped-call]
     for name, value in trainer_state(position.saved).items():
         setattr(state, name, value)
     state.best_model_checkpoint = position.best_checkpoint()
@@ -263,13 +256,13 @@ def _refuse_device(trainer: Trainer, run: Run) -> None:
 @contextlib.contextmanager
 def _weights_as_they_are(trainer: Trainer) -> Iterator[None]:
     """The Trainer loads no weights: the launcher has restored all of them, of frozen parameters too."""
-    if not hasattr(trainer, "_load_from_checkpoint") or not hasattr(trainer, "_inner_training_loop"):
-        raise ConfigError("This version of transformers is not known.", expected="transformers 5")
-    trainer._load_from_checkpoint = lambda *_, **__: None
+    if not hasattr(trainer, "_load_from_checkpoint") or not hasattr(trainer, "_run_epoch"):
+        raise ConfigError("This version of transformers is too old.", expected="transformers 5")
+    vars(trainer)["_load_from_checkpoint"] = lambda *_, **__: None
     try:
         yield
     finally:
-        del trainer._load_from_checkpoint
+        del vars(trainer)["_load_from_checkpoint"]
 
 
 @contextlib.contextmanager
@@ -325,7 +318,12 @@ def _directions(args: TrainingArguments) -> dict[str, Direction]:
     return {name: "up" if args.greater_is_better else "down"}
 
 
-def _fingerprint(dataset: Any) -> str | None:
-    own = getattr(dataset, "fingerprint", None)
-    found = own() if callable(own) else getattr(dataset, "_fingerprint", None)
-    return found if isinstance(found, str) else None
+def _data(trainer: Trainer, fingerprint: str | None) -> Elsewhere:
+    """What the Trainer trains on; it skips to its place by itself, by the step."""
+    why = []
+    strategy = getattr(trainer.args, "train_sampling_strategy", "random")
+    if strategy not in {"random", "sequential"}:
+        why.append(f"{strategy} draws the order of an epoch from a stream that goes on")
+    if (name := draws(trainer.get_train_dataloader())) is not None:
+        why.append(f"{name} draws random numbers, ahead of the step that they are for")
+    return Elsewhere(fingerprint or fingerprint_of(trainer.train_dataset), tuple(why))

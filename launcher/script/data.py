@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,15 @@ Prepared = tuple[Stateful | None, str | None, tuple[str, ...]]
 """What is saved of the data, its own fingerprint, and why it is not exact."""
 
 
+@dataclass(frozen=True)
+class Elsewhere:
+    """Data that another library skips to its place by itself; registered in place of a loader."""
+
+    fingerprint: str | None
+    inexact: tuple[str, ...] = ()
+    """Why its batches do not come again the same; empty where they do."""
+
+
 def prepared(data: Any, seed: int) -> Prepared:
     """Make what a script registers as its data resumable, in place.
 
@@ -32,9 +42,11 @@ def prepared(data: Any, seed: int) -> Prepared:
         data: a loader, or anything with a state.
         seed: of the order of batches.
     """
+    if isinstance(data, Elsewhere):
+        return None, data.fingerprint, data.inexact
     if not isinstance(data, DataLoader):
-        return data, _fingerprint(data), ()
-    fingerprint = _fingerprint(data.dataset)
+        return data, fingerprint_of(data), ()
+    fingerprint = fingerprint_of(data.dataset)
     own_state = isinstance(data, Stateful)
     why = _inexact(data)
     if why and not own_state:
@@ -253,7 +265,7 @@ def _samplers(sampler: Any) -> Iterable[Any]:
         sampler = getattr(sampler, "sampler", None) if isinstance(sampler, BatchSampler) else None
 
 
-def _fingerprint(dataset: Any) -> str | None:
+def fingerprint_of(dataset: Any) -> str | None:
     """The dataset's own: of Hugging Face's datasets, or by a method of that name."""
     own = getattr(dataset, "fingerprint", None)
     found = own() if callable(own) else getattr(dataset, "_fingerprint", None)

@@ -221,7 +221,7 @@ class Session(Run):
             return
         config = self._plan.config.branch
         parts.load_weights(weights_of(config, state[MODEL], parts))
-        restored = parts.load(taken(config, state))
+        restored = parts.load(taken(config, state, parts))
         whole = config.restore == "full"
         changed = settle(parts, self._fresh, state.get(FRESH) if whole else self._fresh, restored)
         if changed:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from launcher.branch.plan import Plan
 from launcher.branch.select import selected_names
+from launcher.checkpoint.formats.trainer_state import TRAINER
 from launcher.config import BranchConfig, Config
 from launcher.lineage import Origin
 from launcher.script.parts import DATA, Parts
@@ -33,7 +34,7 @@ def weights_of(branch: BranchConfig, weights: Mapping[str, Tensor], parts: Parts
     return {**built, **{name: weights[source] for name, source in names.items() if source is not None}}
 
 
-def taken(branch: BranchConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+def taken(branch: BranchConfig, state: Mapping[str, Any], registered: Parts) -> dict[str, Any]:
     """The parts of a state, other than the model, that a branch takes over."""
     if branch.restore == "weights":
         return {}
@@ -45,7 +46,11 @@ def taken(branch: BranchConfig, state: Mapping[str, Any]) -> dict[str, Any]:
         "task": "task",
     }
     left_out = {*branch.reset, *(["scheduler"] if branch.schedule == "restart" else [])}
-    return {name: state[name] for name, part in parts.items() if name in state and part not in left_out}
+    found = {name: state[name] for name, part in parts.items() if name in state and part not in left_out}
+    if "task" not in state and TRAINER in state and registered.others.keys() == {TRAINER}:
+        # Hugging Face's Trainer saved it, and goes on.
+        found["task"] = {TRAINER: state[TRAINER]}
+    return found
 
 
 def without_rng(config: Config, source: Source) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from launcher.files import read_json_object
 from launcher.lineage import Run, read_run
 from tests.script.project import KillScript, Project
 from tests.tiny_process import PRELOADED, PROCESSES, digest, metrics
+from tests.wandb_server.server import WandbServer
 
 PROJECT = Path(__file__).parent / "project"
 BASES = {"base-a": (1, 32), "base-b": (2, 32), "base-wide": (1, 64)}
@@ -118,3 +120,86 @@ def test_what_gives_other_weights_is_refused_in_the_words_of_the_config(project:
         assert said in ended.said
         assert "learning_rate:" not in ended.said
         assert "patience:" not in ended.said
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WandbServer]:
+    """A stand-in for W&B; nothing may be asked of it that it does not model."""
+    with WandbServer() as server:
+        yield server
+        # The client greets, where nobody keeps it from it.
+        assert [one for one in server.complaints if "OrganizationCoreWeave" not in one] == []
+
+
+def to(server: WandbServer, home: Path) -> dict[str, str]:
+    return {**server.environment, "HOME": str(home), "WANDB_ERROR_REPORTING": "false"}
+
+
+def test_the_trainers_wandb_callback_begins_the_siblings_own_runs(
+    project: Project, server: WandbServer, tmp_path: Path
+) -> None:
+    # In one process, where the client would merge them.
+    project.good(
+        "-m", "branch.from_step=6", "report_to=wandb", "learning_rate=2e-3,1e-3", "hydra/launcher=basic",
+        "tracking.tags=[mine]", environment=to(server, tmp_path),
+    )  # fmt: skip
+    siblings = [run for run in project.runs() if run.record.kind == "branch"]
+    assert sorted(stored.id for stored in server.all()) == sorted(run.id for run in siblings)
+    for run in siblings:
+        stored = server.run(run.id)
+        assert (stored.group, stored.job_type) == ("checkpoint-6-experiments", run.record.job_type)
+        assert {"from-checkpoint", "mine"} <= set(stored.tags)
+        assert stored.values["branched_from_step"] == 6
+        assert stored.values["branched_from_run"] == project.trunk.id
+        assert stored.values["learning_rate"] == run.record.differences["learning_rate"][1]
+        assert [row["train/global_step"] for row in stored.history] == [8, 10, 12, 15, 16, 20, 20, 24, 24]
+        assert stored.exit_code == 0
+
+
+def test_with_the_launchers_own_tracker_there_is_one_run_in_wandb(
+    project: Project, server: WandbServer, tmp_path: Path
+) -> None:
+    project.good("branch.from_step=6", "report_to=wandb", "tracker=wandb", environment=to(server, tmp_path))
+    [stored] = server.all()
+    run = branch(project, "report_to-wandb")
+    assert stored.id == run.id
+    assert [row["global_step"] for row in stored.history] == list(metrics(run))
+    assert {"train/loss", "val/loss"} <= {name for row in stored.history for name in row}
+
+
+def test_early_stopping_counts_on_from_the_trunk(project: Project) -> None:
+    project.good("-m", "branch.from_step=18", "patience=3,50", "batch_size=4,8")
+    # The validation loss hardly falls from step 12 on: the trunk has counted twice, at 12 and 16.
+    stopped, control = branch(project, "patience-3"), branch(project, "control")
+    assert (stopped.record.state, stopped.record.step) == ("finished", 20)
+    assert (control.record.state, control.record.step) == ("finished", 24)
+    assert digest(control, 24) == digest(project.trunk, 24)
+    assert list(metrics(stopped)) == [20]
+
+
+def test_a_checkpoint_of_the_trainers_own_is_an_exact_branch_point(project: Project) -> None:
+    plain = ("num_experts=0", "save_steps=10")
+    assert project.launch(*plain, module=str(project.script.parent / "bare.py")).status == 0
+    bare = project.script.parent / "bare"
+    project.good(*plain, f"branch.from_checkpoint={bare / 'checkpoint-10'}")
+    [run] = [run for run in project.runs() if run.record.kind == "branch"]
+    own = run.directory.path / "trainer" / "checkpoint-24"
+    assert saved_by_trainer(own) == saved_by_trainer(bare / "checkpoint-24")
+    project.good(*plain, f"branch.from_checkpoint={bare / 'checkpoint-10'}", "learning_rate=1e-3")
+    [slower] = [one for one in project.runs() if "learning_rate" in one.record.differences]
+    slow = metrics(slower)[15]
+    assert slow["train/learning_rate"] == pytest.approx(metrics(run)[15]["train/learning_rate"] / 10)
+
+
+def test_what_cannot_go_on_exactly_is_said(project: Project) -> None:
+    project.edit("train_dataset=Text(cfg.text),", "train_dataset=Noisy(cfg.text),")
+    project.edit(
+        "@launcher.main",
+        "class Noisy(Text):\n    def __getitem__(self, index):\n        torch.rand(())\n        return super().__getitem__(index)\n\n\n@launcher.main",
+    )
+    project.edit("import launcher\n", "import torch\n\nimport launcher\n")
+    said = project.refuse("branch.from_step=6", "learning_rate=1e-3").said
+    assert "Noisy draws random numbers, ahead of the step that they are for" in said
+    project.edit("train_dataset=Noisy", "train_dataset=Text")
+    project.edit("seed=run.seed", "seed=1")
+    assert "seed=run.seed" in project.refuse("branch.from_step=6", "learning_rate=1e-3").said

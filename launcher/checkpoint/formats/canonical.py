@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 
 from launcher.checkpoint.formats.numpy_data import Array
 from launcher.checkpoint.formats.protocol import Entries, Opener, is_tensor, refuse
+from launcher.checkpoint.formats.trainer_state import TRAINER
 from launcher.errors import CheckpointError
 
 _WRAPPERS = re.compile(r"(^|\.)_orig_mod\.")
@@ -65,6 +66,8 @@ def canonical(path: Path, entries: Entries, opener: Opener) -> tuple[dict[str, A
             state["rng_state_of_ranks"] = streams[1:]
     if isinstance(entries.task, Mapping):
         state["task"] = dict(entries.task)
+    if entries.trainer is not None:
+        state[TRAINER] = dict(entries.trainer)
     return state, tuple(left_out)
 
 
@@ -132,7 +135,8 @@ def _schedule(scheduler: Any) -> dict[str, Any] | None:
     if type(last) is not int:
         return None
     lambdas = scheduler.get("lr_lambdas")
-    if isinstance(lambdas, list) and all(one is None for one in lambdas):
+    # A partial function, as Hugging Face's schedules are, has a state, which is empty.
+    if isinstance(lambdas, list) and all(one is None or one == {} for one in lambdas):
         return {str(key): value for key, value in scheduler.items()}
     return {"last_epoch": last}
 

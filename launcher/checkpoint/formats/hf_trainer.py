@@ -13,6 +13,7 @@ from launcher.checkpoint.formats.places import (
     weights_files,
 )
 from launcher.checkpoint.formats.protocol import Entries, Opener, refuse
+from launcher.checkpoint.formats.trainer_state import kept_by_callbacks, trainer_state
 
 _STATE = "trainer_state.json"
 _READ = ("optimizer.pt", "scheduler.pt", "scaler.pt")
@@ -54,6 +55,7 @@ class HuggingFaceTrainer:
             rng=[opener.torch_file(one) for one in streams],
             step=step,
             end_step=end or None,
+            trainer={**trainer_state(state), "callbacks": kept_by_callbacks(state)},
             unused=tuple(sorted(one.name for one in path.iterdir() if one.name not in used)),
         )
 

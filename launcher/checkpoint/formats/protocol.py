@@ -96,6 +96,8 @@ class Entries:
     """The state of the generators, for each process that trained."""
     task: Any = None
     """The state of a task's own parts, as the launcher saves it."""
+    trainer: Mapping[str, Any] | None = None
+    """What Hugging Face's Trainer counts beside the step, plain values."""
     step: int | None = None
     """Optimizer steps done."""
     epoch: int | None = None

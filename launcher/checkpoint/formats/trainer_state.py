@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+TRAINER = "trainer"
+"""What the launcher calls it: in a foreign checkpoint's state, and where a Trainer's run registers it."""
 _KEPT = (
     "global_step", "epoch", "num_input_tokens_seen", "total_flos", "log_history", "best_metric",
     "best_global_step",
@@ -20,6 +22,17 @@ def trainer_state(state: Mapping[str, Any]) -> dict[str, Any]:
         # The last line of all sums up one call of train(), wherever that began.
         kept["log_history"] = [line for line in kept["log_history"] or () if "train_runtime" not in line]
     return {name: lasting(value) for name, value in kept.items()}
+
+
+def kept_by_callbacks(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What callbacks such as early stopping count, by class; their settings are not in it."""
+    saved = state.get("stateful_callbacks")
+    found = saved.items() if isinstance(saved, Mapping) else ()
+    return {
+        name: lasting(one.get("attributes", {}))
+        for name, one in found
+        if name != "TrainerControl" and isinstance(one, Mapping)
+    }
 
 
 def lasting(value: Any) -> Any:

@@ -21,10 +21,11 @@ def their_run(identity: RunIdentity) -> Iterator[None]:
     """Whoever calls ``wandb.init`` within this goes on with, or begins, the run of ``identity``.
 
     Name, group, job type, tags and place come as environment variables, the config as a file that the
-    client reads, because its variable for such files does not work. At the end the run is finished, so that the next one in this process is another; and the
-    environment is as it was.
+    client reads, because its variable for such files does not work. At the end the run is finished, so
+    that the next one in this process is another; and the environment is as it was.
     """
     import wandb
+    from wandb.sdk import wandb_setup
 
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="wandb-config-") as directory, service_kept_from_children():
@@ -33,14 +34,16 @@ def their_run(identity: RunIdentity) -> Iterator[None]:
         # JSON is YAML as well.
         config.write_text(json.dumps({key: {"value": one} for key, one in told["config"].items()}))
         os.environ.update(_environment(told, identity))
+        # It would go by what it read when it was first used in this process, for an earlier sibling.
+        wandb_setup.singleton()._settings = None
         wandb.setup(settings=wandb.Settings(config_paths=(str(config),)))
         try:
             yield
-        except BaseException:
-            _end(1)
+        except BaseException as error:
+            _finish(stopped=not isinstance(error, Exception), status=1)
             raise
         else:
-            _end(0)
+            _finish(stopped=False, status=0)
         finally:
             os.environ.clear()
             os.environ.update(before)
@@ -50,7 +53,6 @@ def _environment(told: Mapping[str, Any], identity: RunIdentity) -> dict[str, st
     mode = asked_mode("auto")
     if mode == "auto":
         mode = possible_mode(mode, quiet_library().settings.base_url)
-        _end(0)  # What it read of the environment by now is not what it is to know.
     variables = {
         "WANDB_RUN_ID": told["id"],
         "WANDB_RESUME": "allow",
@@ -68,8 +70,10 @@ def _environment(told: Mapping[str, Any], identity: RunIdentity) -> dict[str, st
     return {name: value for name, value in variables.items() if value}
 
 
-def _end(status: int) -> None:
-    """Finish what was begun; the client reads its environment again when it is used next."""
+def _finish(stopped: bool, status: int) -> None:
     import wandb
 
-    wandb.teardown(exit_code=status)
+    if wandb.run is not None:
+        if stopped:
+            wandb.run.mark_preempting()  # It goes on later.
+        wandb.finish(exit_code=status)

@@ -1,15 +1,15 @@
-"""The same without the launcher: trainer.train(), and the digest of where it ends."""
+"""The same without the launcher: trainer.train()."""
 
-import hashlib
 import random
+import sys
 
 import numpy as np
 import torch
 from model import Text, experts
 from omegaconf import OmegaConf
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
-cfg = OmegaConf.load("conf/config.yaml")
+cfg = OmegaConf.merge(OmegaConf.load("conf/config.yaml"), OmegaConf.from_dotlist(sys.argv[1:]))
 torch.set_num_threads(1)
 random.seed(cfg.seed)
 np.random.seed(cfg.seed)
@@ -35,5 +35,6 @@ trainer = Trainer(
     ),
     train_dataset=Text(cfg.text),
     eval_dataset=Text("held out", 8),
+    callbacks=[EarlyStoppingCallback(cfg.patience, cfg.threshold)],
 )
 trainer.train()

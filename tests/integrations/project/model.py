@@ -30,10 +30,12 @@ class Text(Dataset):
 
 
 def experts(cfg):
+    base = AutoModelForCausalLM.from_pretrained(cfg.base_model)
+    if cfg.num_experts == 0:
+        return base
     config = LoraConfig(
         r=cfg.lora_r, lora_dropout=cfg.lora_dropout, target_modules=["c_attn"], fan_in_fan_out=True
     )
-    base = AutoModelForCausalLM.from_pretrained(cfg.base_model)
     names = [f"expert{number}" for number in range(cfg.num_experts)]
     model = get_peft_model(base, config, adapter_name=names[0])
     for name in names[1:]:

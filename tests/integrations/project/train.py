@@ -30,7 +30,7 @@ def main(cfg, run):
         ),
         train_dataset=Text(cfg.text),
         eval_dataset=Text("held out", 8),
-        callbacks=[EarlyStoppingCallback(cfg.patience)],
+        callbacks=[EarlyStoppingCallback(cfg.patience, cfg.threshold)],
     )
     train(trainer, run)
 
