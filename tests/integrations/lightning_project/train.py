@@ -23,6 +23,8 @@ class Net(L.LightningModule):
             nn.Linear(3, cfg.width), nn.BatchNorm1d(cfg.width), nn.ReLU(), nn.Dropout(cfg.dropout),
             nn.Linear(cfg.width, 1),
         )  # fmt: skip
+        # Lightning leaves it as it is.
+        self.frozen = nn.BatchNorm1d(3).eval()
         self.rate, self.plateau, self.steps = cfg.lr, cfg.plateau, steps
         self.epochs = []
         self.scale = 1.0
@@ -38,7 +40,7 @@ class Net(L.LightningModule):
 
     def training_step(self, batch, index):
         x, y = batch
-        x = x + 0.1 * random.random() + 0.1 * float(np.random.rand()) + 0.01 * index
+        x = self.frozen(x) + 0.1 * random.random() + 0.1 * float(np.random.rand()) + 0.01 * index
         loss = F.mse_loss(self.scale * self.net(x), y)
         self.log("train/loss", loss)
         return loss
