@@ -17,7 +17,10 @@ from launcher.integrations.lightning_state import LauncherCheckpointIO
 from launcher.layout import checkpoint_file
 from launcher.lineage import Run
 from tests.script.project import KillScript, Project
-from tests.tiny_process import digest, metrics
+from tests.tiny_process import PRELOADED, PROCESSES, digest, metrics
+
+# Where this file has a worker of its own, its processes have imported what takes longest.
+PROCESSES.set_forkserver_preload([*PRELOADED, "launcher.integrations.lightning"])
 
 SOURCE = Path(__file__).parent / "lightning_project"
 END = 24
