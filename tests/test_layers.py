@@ -56,13 +56,14 @@ ONLY_IN: Mapping[str, tuple[str, ...]] = {
     "safetensors": ("launcher.checkpoint.formats",),
     "google": ("launcher.launchers.custom_jobs.client",),
     "optuna": ("launcher.search",),
+    "lightning": ("launcher.integrations.lightning", "launcher.integrations.lightning_state"),
     "transformers": ("launcher.integrations.transformers",),
 }
 
 HEAVY = (
     "torch", "wandb", "wandb_workspaces", "tensorboard", "mlflow", "trackio", "pyteomics", "jinja2",
     "matplotlib", "plotly", "safetensors", "fsspec", "requests", "google.cloud.aiplatform_v1", "optuna",
-    "transformers",
+    "lightning", "transformers",
 )  # fmt: skip
 LIGHT = (
     "errors.py", "findings.py", "layout.py", "config.py", "files.py", "differences.py", "lease.py",

@@ -1,1 +1,1 @@
-"""Training libraries as they are: what each needs to take part in the launcher's runs."""
+"""Training loops of other libraries, as they are, on the launcher's runs."""

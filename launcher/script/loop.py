@@ -192,6 +192,7 @@ class _Unwound(BaseException):
 class _Probe(Run):
     """A run that goes no further than to what is registered."""
 
+    probing = True
     step = 0
     should_stop = log_due = evaluation_due = False
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from launcher.errors import CheckpointError, ConfigError
 from launcher.training.restore import refuse_unlike, with_tied
@@ -133,7 +134,7 @@ def collected(
     Raises:
         ConfigError: something has no state to save.
     """
-    stateful = {name: one for name, one in given.items() if one is not None}
+    stateful = {name: _within(one) for name, one in given.items() if one is not None}
     inexact: tuple[str, ...] = ()
     if "data" in stateful:
         resumable, own, inexact = prepare_data(stateful.pop("data"))
@@ -149,3 +150,12 @@ def collected(
                 expected="an object with state_dict() and load_state_dict(state)",
             )
     return Parts(model, stateful, fingerprint or UNKNOWN, dict(directions), inexact)
+
+
+def _within(one: Any) -> Any:
+    """An optimizer or schedule that another library has wrapped, as Accelerate does; or what was given.
+
+    A wrapper hides which schedule drives which optimizer, and then a typed learning rate would be lost.
+    """
+    inner = getattr(one, "optimizer" if isinstance(one, Optimizer) else "scheduler", None)
+    return inner if isinstance(inner, Optimizer | LRScheduler) else one

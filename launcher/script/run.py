@@ -75,7 +75,10 @@ class Run:
         horizon_steps: steps over which a learning-rate schedule is to run. Those of the trunk, unless
             ``branch.schedule=restart``.
         branch_point: where the run branched from; None for a trunk.
+        probing: whether this is a check before a launch, which goes no further than to :meth:`register`.
     """
+
+    probing = False
 
     def __init__(self, facts: Facts) -> None:
         self.id = facts.id

@@ -17,14 +17,14 @@ from launcher.checkpoint.formats.trainer_state import trainer_state
 from launcher.files import read_json_object
 from launcher.lineage import Run, read_run
 from tests.script.project import KillScript, Project
-from tests.tiny_process import PRELOADED, PROCESSES, digest, metrics
+from tests.tiny_process import digest, metrics, preload
 from tests.wandb_server.server import WandbServer
 
 PROJECT = Path(__file__).parent / "project"
 BASES = {"base-a": (1, 32), "base-b": (2, 32), "base-wide": (1, 64)}
 """Seed and width of each base model."""
 
-PROCESSES.set_forkserver_preload([*PRELOADED, "peft", "transformers.trainer"])
+preload("peft", "transformers.trainer")
 
 
 @pytest.fixture(scope="module")
