@@ -443,7 +443,16 @@ def test_a_request_from_before_there_were_foreign_checkpoints_is_the_same() -> N
 
 
 def test_the_libraries_that_write_are_not_needed_to_read(foreign: Foreign) -> None:
-    assert not {"transformers", "accelerate", "lightning"} & set(sys.modules)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from launcher.checkpoint.formats.known import inspect, load\n"
+        "for place in map(Path, sys.argv[1:]):\n"
+        "    inspect(place), load(place)\n"
+        "print(*{'transformers', 'accelerate', 'lightning'} & set(sys.modules))\n"
+    )
+    ended = in_a_new_interpreter("-c", code, *(str(foreign.directory / case.place) for case in CASES))
+    assert (ended.status, ended.out.strip()) == (0, ""), ended.err
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ def test_the_page_follows_its_runs_and_keeps_what_was_set(tiny: Tiny, tmp_path: 
     wait_until(
         lambda: (
             sum(state_now(run) == "running" for run in tiny.runs()) == 2
-            and all(run.directory.metrics.read_text().count("\n") >= 14 for run in tiny.runs())
+            and all(
+                run.directory.metrics.is_file() and run.directory.metrics.read_text().count("\n") >= 14
+                for run in tiny.runs()
+            )
         ),
         siblings,
     )

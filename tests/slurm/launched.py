@@ -15,6 +15,7 @@ from launcher.branch.plan import plan
 from launcher.branch.record import new_record
 from launcher.composition import config_from
 from launcher.config import FanoutConfig
+from launcher.differences import plain
 from launcher.entry import register
 from launcher.job import run_sibling
 from launcher.launchers.sibling import Launch, Outcome, Sibling, read_launch
@@ -59,7 +60,7 @@ class Launched:
         directory.mkdir(parents=True, exist_ok=True)
         new_record(what, [], {}, state="queued").write(directory)
         Launch(
-            run=what.id, command=[], working_directory=str(ROOT), config=asdict(what.config),
+            run=what.id, command=[], working_directory=str(ROOT), config=plain(what.config),
             declared=said.to_json(), launcher="slurm", fanout="test", time=utc_now(), by=Process.this(),
         ).write(directory)  # fmt: skip
         return Sibling(what.id, directory, what.end_step, what.config.launch.nproc, what.config.threads)

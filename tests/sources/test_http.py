@@ -27,7 +27,6 @@ SIZE = 3_000_000
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "PAUSES", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -127,7 +126,10 @@ def test_a_server_that_fails_once_is_asked_again(server: FileServer, cache: Path
     assert same(fetch(server.url(NAME), cache).path, server)
 
 
-def test_one_that_stalls_is_told_with_the_seconds(server: FileServer, cache: Path) -> None:
+def test_one_that_stalls_is_told_with_the_seconds(
+    server: FileServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
     server.stall = 5.0
     server.ranges = False
     assert "nothing came for 0.3 s, 4 times, at 1." in why(server, cache)
