@@ -10,6 +10,7 @@ from launcher.errors import LauncherError
 from launcher.fanout.jobs import places_of_log, prints_elsewhere
 from launcher.fanout.status import UNDER_WAY, launch_of, status_of
 from launcher.layout import RunDirectory
+from launcher.lease import holder
 from launcher.lineage import find_run
 
 LOOK_SECONDS = 0.2
@@ -39,7 +40,7 @@ def lines(outputs: Path, name: str, follow: bool) -> Iterator[str]:
         )
     position = 0
     while True:
-        going_on = follow and _under_way(directory)
+        going_on = follow and (_under_way(directory) or _prints_on(directory))
         text, position = _since(directory.log, position)
         if text:
             yield text
@@ -50,6 +51,12 @@ def lines(outputs: Path, name: str, follow: bool) -> Iterator[str]:
 
 def _under_way(directory: RunDirectory) -> bool:
     return status_of(directory).state in UNDER_WAY
+
+
+def _prints_on(directory: RunDirectory) -> bool:
+    """Whether the run's process is still there: it sums up what its record says already."""
+    last = holder(directory)
+    return last is not None and last.process.here and last.process.there
 
 
 def _since(log: Path, position: int) -> tuple[str, int]:
