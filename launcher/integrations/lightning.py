@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from launcher.errors import ConfigError, RunFailed
-from launcher.integrations.lightning_state import LauncherCheckpointIO, LightningState
+from launcher.integrations.lightning_state import LauncherCheckpointIO, LightningState, save_again
 from launcher.script.run import Run
 from launcher.training.task import Stateful
 
@@ -162,6 +163,9 @@ class LauncherCallback(Callback):
         if self._whole.restored:
             # It would leave its traces in what was restored.
             trainer.num_sanity_val_steps = 0
+        for callback in trainer.checkpoint_callbacks:
+            if not self._run.probing and isinstance(callback, ModelCheckpoint):
+                save_again(callback, self._run.directory, self._run.step)
         self._attach(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

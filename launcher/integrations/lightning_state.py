@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.callbacks import EarlyStopping
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from launcher.script.parts import MODEL
@@ -152,6 +154,31 @@ class LightningState:
                     # What was typed wins over what was restored.
                     saved = {**saved, "patience": callback.patience}
                 callback.load_state_dict(saved)
+
+
+def save_again(callback: ModelCheckpoint, directory: Path, step: int) -> None:
+    """Have ``callback`` write over what it saved after ``step``, which is where the run goes on.
+
+    Lightning would take ``...-v1.ckpt`` for a name that is taken. That path is a part of its state, so a
+    run that lost steps when it was killed would end with another state than one that did not.
+    """
+    if callback.dirpath is None or not Path(callback.dirpath).is_relative_to(directory):
+        return
+    later = {path for path in Path(callback.dirpath).rglob("*.ckpt") if _step_of(path) > step}
+    exists = callback.file_exists
+
+    def file_exists(filepath: Any, trainer: Any) -> bool:
+        return Path(filepath) not in later and exists(filepath, trainer)
+
+    callback.file_exists = file_exists  # type: ignore[method-assign]
+
+
+def _step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint of Lightning's; -1 if it cannot be told without executing something."""
+    try:
+        return int(torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["global_step"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError):
+        return -1
 
 
 def _loops(loop: Any) -> Iterator[Any]:
