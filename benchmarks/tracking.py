@@ -2,6 +2,7 @@
 
 One run of the reference task trains throughout. Its segments log into metrics.jsonl alone and into
 metrics.jsonl and one tracker in turn; the result is the median of the ratios of neighbouring segments.
+W&B is measured offline, and online against the tests' stand-in for its server.
 Run: python -m benchmarks.tracking [--quick] [TRACKER ...]
 """
 
@@ -10,15 +11,16 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 
 import torch
 
 from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
+from benchmarks.stand_in import wandb_server
 from launcher.branch.effect import launchers_task
 from launcher.config import Config
 from launcher.trackers.base import RunIdentity
@@ -36,7 +38,8 @@ from launcher.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 BAR = 0.98
-TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
+ONLINE = "wandb-online"
+TRACKERS = ("wandb", ONLINE, "tensorboard", "mlflow", "trackio")
 WITHOUT = "metrics.jsonl"
 
 
@@ -61,9 +64,10 @@ class Switched(Unrecorded):
 
 def started(name: str, directory: Path) -> Trackers:
     """A tracker that is past its start: that is no part of a step."""
-    tracker = composed(
-        f"tracker=[{'none' if name == WITHOUT else name}]", f"paths.outputs={directory}"
-    ).tracker
+    named = {WITHOUT: "none", ONLINE: "wandb"}.get(name, name)
+    mode = "online" if name == ONLINE else "offline"
+    more = [f"tracker.wandb.mode={mode}"] if named == "wandb" else []
+    tracker = composed(f"tracker=[{named}]", f"paths.outputs={directory}", *more).tracker
     place = directory / name
     place.mkdir()
     trackers = Trackers(MetricsFile(place / "metrics.jsonl"), trackers_of(tracker))
@@ -108,23 +112,32 @@ def main() -> None:
     )
     options = parser.parse_args()
     logging.getLogger("launcher").setLevel(logging.ERROR)
-    names = options.trackers or [name for name in TRACKERS if importlib.util.find_spec(name)]
+    names = options.trackers or [name for name in TRACKERS if importlib.util.find_spec(name.split("-")[0])]
     rounds, steps = (2, 60) if options.quick else (30, 300)
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ.update(WANDB_MODE="offline", TRACKIO_DIR=f"{directory}/trackio")
+    with TemporaryDirectory() as directory, wandb_server(Path(directory)):
+        os.environ["TRACKIO_DIR"] = f"{directory}/trackio"
         config = composed("training.log_every=10", "training.validate_every=0", "checkpoint.every=10000000")
-        seconds = measure(names, config, rounds, steps, Path(directory))
+        # A process has one run of W&B's at a time.
+        together = [[name for name in names if name != ONLINE], [name for name in names if name == ONLINE]]
+        measured = [
+            measure(each, config, rounds, steps, Path(mkdtemp(dir=directory))) for each in together if each
+        ]
     ratios = {
-        name: median(a / b for a, b in zip(seconds[WITHOUT], seconds[name], strict=True)) for name in names
+        name: median(a / b for a, b in zip(seconds[WITHOUT], taken, strict=True))
+        for seconds in measured
+        for name, taken in seconds.items()
+        if name != WITHOUT
     }
     shown = ", ".join(f"{name} {ratio:.3f}" for name, ratio in ratios.items())
     save(
         "tracking",
         {
-            "steps_per_second": {name: (steps - 1) / median(each) for name, each in seconds.items()},
+            "steps_per_second": {
+                name: (steps - 1) / median(each) for seconds in measured for name, each in seconds.items()
+            },
             "ratios": ratios,
             "bar": BAR,
-            "seconds": seconds,
+            "seconds": measured,
         },
         f"tracking: {shown} of the steps per second without (bar: at least {BAR})",
         quick=options.quick,

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
 import os
 import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.report import command_line, median, save
 from benchmarks.setting import composed
+from benchmarks.stand_in import wandb_server
 from benchmarks.tracking import CPU, Switched
 from launcher.branch.effect import launchers_task
 from launcher.config import WandbConfig
@@ -40,16 +39,6 @@ from launcher.training.signals import Interruption
 from launcher.training.trainer import Trainer
 
 BAR = 0.98
-_context = multiprocessing.get_context("spawn")
-
-
-def _serve(told: Any) -> None:
-    from tests.wandb_server.server import WandbServer
-
-    with WandbServer() as server:
-        server.artifacts.discards = True
-        told.send(server.environment)
-        told.recv()
 
 
 def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[float]]:
@@ -102,18 +91,10 @@ def main() -> None:
     options = command_line(__doc__, rounds=9).parse_args()
     logging.getLogger("launcher").setLevel(logging.ERROR)
     size, rounds = (20 << 20, 1) if options.quick else (500 << 20, options.rounds)
-    ours, theirs = _context.Pipe()
-    server = _context.Process(target=_serve, args=(theirs,), daemon=True)
-    server.start()
-    with tempfile.TemporaryDirectory() as directory:
-        os.environ.update(
-            ours.recv(), HOME=directory, XDG_CACHE_HOME=directory, WANDB_ERROR_REPORTING="false"
-        )
+    with tempfile.TemporaryDirectory() as directory, wandb_server(Path(directory)):
         found = {
             str(threads): measure(threads, size, rounds, Path(directory)) for threads in sorted({1, cores()})
         }
-        ours.send("done")
-        server.join()
     ratios = {
         threads: median(a / b for a, b in zip(each["with"], each["without"], strict=True))
         for threads, each in found.items()
