@@ -249,7 +249,10 @@ class TestAlignment:
     def test_smoothing_is_a_mean_over_shared_steps(self, tmp_path: Path) -> None:
         pair(tmp_path)
         mean = np.mean([wave(-0.5)(stream, step) for stream in range(3) for step in range(16, 21)])
-        assert row(tmp_path, smooth=5).value == pytest.approx(mean)
+        one = row(tmp_path, smooth=5)
+        assert one.value == pytest.approx(mean)
+        # The baseline's own row is what the differences are taken to.
+        assert row(tmp_path, "control", smooth=5).value == one.baseline != row(tmp_path, "control").value
 
     @given(
         st.lists(st.tuples(st.integers(1, 6), st.integers(21, 90)), min_size=2, max_size=4),

@@ -86,6 +86,8 @@ class Comparison:
     missing: list[str]
     """Why the set is incomplete; empty if it is whole."""
     notes: list[str]
+    smooth: int
+    """Logged values that each value is the mean of."""
     level: float
     """What the verdicts keep together."""
     comparisons: int
@@ -143,11 +145,12 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
         proof=_proof(selection),
         arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
         rows=[
-            *(baseline_row(selection.baseline, metric, aligned) for metric in shown),
+            *(baseline_row(selection.baseline, metric, aligned, asked.smooth) for metric in shown),
             *_said(rows, selection, idle),
         ],
         missing=missing,
         notes=[*selection.notes, *shortened],
+        smooth=asked.smooth,
         level=LEVEL,
         comparisons=sum(one.estimate is not None for one in held),
         corrected=corrected,

@@ -236,6 +236,8 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
         told.append(("at step", steps))
     if streams is not None:
         told.append(("streams", streams))
+    if comparison.smooth > 1:
+        told.append(("smoothed", f"a value is the mean of the last {comparison.smooth} logged ones"))
     told.append(("baseline", comparison.baseline))
     if comparison.missing:
         told.append(("set", f"INCOMPLETE, so nothing is better or worse: {'; '.join(comparison.missing)}"))

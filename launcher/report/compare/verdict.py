@@ -74,7 +74,8 @@ def hold(arm: Arm, baseline: Arm, metric: str, aligned: Aligned, smooth: int) ->
     pairs = _pairs(arm, baseline, metric, aligned, smooth)
     if not pairs:
         return Held(
-            replace(row, value=_mean_of(arm, metric, aligned), note=_why_none(arm, baseline, step)), None
+            replace(row, value=_mean_of(_own(arm, metric, aligned, smooth)), note=_why_none(arm, baseline, step)),
+            None,
         )
     values = [own for own, _ in pairs.values()]
     theirs = [other for _, other in pairs.values()]
@@ -116,13 +117,11 @@ def judged(held: Sequence[Held], complete: bool) -> tuple[list[Row], bool]:
     return rows, corrected
 
 
-def baseline_row(arm: Arm, metric: str, aligned: Aligned) -> Row:
-    """The baseline's own row: its mean over all its streams."""
-    own = {stream: aligned.value(metric, run.id) for stream, run in sorted(arm.runs.items())}
-    streams = [stream for stream, value in own.items() if value is not None]
-    value = _mean([value for value in own.values() if value is not None]) if streams else None
-    step = aligned.steps[metric]
-    return Row(arm.name, metric, direction(metric, arm), step, streams, value, value, verdict=BASELINE)
+def baseline_row(arm: Arm, metric: str, aligned: Aligned, smooth: int) -> Row:
+    """The baseline's own row: its mean over all its streams, smoothed as the others are."""
+    own = _own(arm, metric, aligned, smooth)
+    value, step = _mean_of(own), aligned.steps[metric]
+    return Row(arm.name, metric, direction(metric, arm), step, list(own), value, value, verdict=BASELINE)
 
 
 def direction(metric: str, *arms: Arm) -> str | None:
@@ -186,10 +185,15 @@ def _unpaired(arm: Arm, baseline: Arm, pairs: Mapping[int, object]) -> str:
     return f"stream {', '.join(map(str, alone))} without a pair" if alone else ""
 
 
-def _mean_of(arm: Arm, metric: str, aligned: Aligned) -> float | None:
-    values = [aligned.value(metric, run.id) for run in arm.runs.values()]
-    there = [value for value in values if value is not None]
-    return _mean(there) if there else None
+def _own(arm: Arm, metric: str, aligned: Aligned, smooth: int) -> dict[int, float]:
+    """An arm's value by stream, of the streams that have one at the common step."""
+    step, curves = aligned.steps[metric], aligned.curves[metric]
+    found = {stream: curves.get(run.id, {}) for stream, run in sorted(arm.runs.items())}
+    return {stream: _mean(list(one.values())[:smooth]) for stream, one in found.items() if step in one}
+
+
+def _mean_of(values: Mapping[int, float]) -> float | None:
+    return _mean(list(values.values())) if values else None
 
 
 def _mean(values: Sequence[float]) -> float:
