@@ -43,6 +43,8 @@ def rendered(comparison: Comparison) -> RenderableType:
     head.add_column(no_wrap=True)
     head.add_column(overflow="fold")
     for name, text in _head(comparison):
+        if name == "intervals" and comparison.corrected:
+            text += "; --metric asks fewer questions"
         colour = _HEAD_COLOUR.get(text.partition(":")[0], "yellow" if name == "finding" else "default")
         head.add_row(name, f"[{colour}]{escape(text)}[/]")
     columns = _columns(comparison)
@@ -244,7 +246,7 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
     share = f"{100 * (1 - comparison.level):g} %"
     if comparison.corrected:
         together = f"{share} for all {comparison.comparisons} comparisons together (Holm)"
-        told.append(("intervals", f"{together}; --metric asks fewer questions"))
+        told.append(("intervals", together))
     else:
         told.append(("intervals", f"{share}, each by itself"))
     if any(row.weaker and row.low is not None for row in comparison.rows):
