@@ -138,6 +138,10 @@ class TestOneStream:
         one = row(tmp_path)
         assert (one.verdict, one.low) == ("incomplete", None)
         assert "one stream and 4 logged steps" in one.note
+        # Nor that there is no noise.
+        sibling(tmp_path, "shifted", 0, {ERROR: lambda _, k: math.sin(k) + 1}, every=5)
+        one = row(tmp_path, "shifted")
+        assert (one.verdict, "4 logged steps" in one.note) == ("incomplete", True)
 
     def test_of_a_long_run_the_last_steps_count(self, tmp_path: Path) -> None:
         """Worse for long, better in the last hundred steps."""

@@ -175,6 +175,11 @@ class TestFacts:
         assert (finding.level, finding.what, finding.found) == ("error", "code", "bbbbbbbbbbbb")
         assert "git diff --stat aaaaaaaaaaaa bbbbbbbbbbbb" in finding.do
         assert "fanout.allow=[code]" in finding.do
+        late.record.environment["code"] = "aaaaaaaaaaaa+cccccccccccc"
+        [finding] = against(entry_of(late.record), there)
+        assert (
+            "git diff --stat aaaaaaaaaaaa; " in finding.do
+        )  # Of what lies there, not of a commit with itself.
         late.record.allowed = ["code"]
         assert [one.level for one in against(entry_of(late.record), there)] == ["note"]
 

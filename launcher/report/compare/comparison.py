@@ -269,14 +269,18 @@ def _short(selection: Selection, aligned: Aligned, metrics: Sequence[str]) -> li
 
 
 def _proof(selection: Selection) -> Proof:
-    """What holding the control of stream 0 against its trunk gives."""
+    """What holding the controls of stream 0 against their trunk gives: of several, one that is not exact."""
     controls = [arm.runs[0] for arm in selection.all_arms if arm.is_control and 0 in arm.runs]
     if not controls and selection.baseline.is_unchanged:
         why = "has no factor, but takes over less than all of its trunk (branch.restore, branch.reset)"
         return Proof(None, None, f"{selection.baseline.name} {why}")
     if not controls:
         return Proof(None, None, "no control of stream 0 among the runs: fanout.control=true")
-    control: Run = controls[0]
+    proofs = [_proved(control) for control in controls]
+    return next((one for one in proofs if one.exact is False), proofs[0])
+
+
+def _proved(control: Run) -> Proof:
     try:
         verdict = verify(control)
     except LauncherError as error:

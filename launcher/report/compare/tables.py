@@ -43,10 +43,9 @@ def rendered(comparison: Comparison) -> RenderableType:
     head.add_column(no_wrap=True)
     head.add_column(overflow="fold")
     for name, text in _head(comparison):
-        if name == "intervals" and comparison.corrected:
-            text += "; --metric asks fewer questions"
         colour = _HEAD_COLOUR.get(text.partition(":")[0], "yellow" if name == "finding" else "default")
-        head.add_row(name, f"[{colour}]{escape(text)}[/]")
+        hint = "; --metric asks fewer questions" if name == "intervals" and comparison.corrected else ""
+        head.add_row(name, f"[{colour}]{escape(text + hint)}[/]")
     columns = _columns(comparison)
     notes = [Text(note) for note in _notes(comparison)]
     answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]

@@ -74,7 +74,9 @@ def hold(arm: Arm, baseline: Arm, metric: str, aligned: Aligned, smooth: int) ->
     pairs = _pairs(arm, baseline, metric, aligned, smooth)
     if not pairs:
         return Held(
-            replace(row, value=_mean_of(_own(arm, metric, aligned, smooth)), note=_why_none(arm, baseline, step)),
+            replace(
+                row, value=_mean_of(_own(arm, metric, aligned, smooth)), note=_why_none(arm, baseline, step)
+            ),
             None,
         )
     values = [own for own, _ in pairs.values()]
@@ -164,14 +166,21 @@ def _over_steps(row: Row, arm: Arm, baseline: Arm, aligned: Aligned) -> Held:
     shared = [at for at in own if at in theirs][:WINDOW]
     differences = [own[at] - theirs[at] for at in reversed(shared)]
     row = replace(row, weaker=True, steps=len(shared))
-    if len(shared) > 1 and without_spread(differences, max(map(abs, [*own.values(), *theirs.values()]))):
+    enough = len(shared) >= LEAST_STEPS or not any(differences)
+    scale = max(map(abs, [*own.values(), *theirs.values()]))
+    if enough and len(shared) > 1 and without_spread(differences, scale):
         what = "the same difference" if any(differences) else "equal"
         return Held(replace(row, note=f"{what} at every logged step", verdict=NOISE), None)
     estimate = over_steps(differences)
     if estimate is None:
-        note = f"one stream and {len(shared)} logged steps, {LEAST_STEPS} are needed: fanout.repeats=3"
-        return Held(replace(row, note=note), None)
+        return Held(replace(row, note=too_few(len(shared))), None)
     return Held(replace(row, note=row.note or "one stream: fanout.repeats=3"), estimate)
+
+
+def too_few(count: int) -> str:
+    """Why one stream of so many logged steps tells nothing."""
+    steps = f"{count} logged step{'s' * (count != 1)}"
+    return f"one stream and {steps}, {LEAST_STEPS} are needed: fanout.repeats=3"
 
 
 def _why_none(arm: Arm, baseline: Arm, step: int | None) -> str:
