@@ -313,6 +313,12 @@ class TestIncomplete:
         at_30 = rows(compare(tmp_path, [], Asked(at="30")))
         assert at_30["treated", ERROR].verdict == "better"
 
+    def test_before_anything_is_on_record(self, tmp_path: Path) -> None:
+        for arm in ("control", "treated"):
+            sibling(tmp_path, arm, 0, {ERROR: wave(0.0)}, end=30, state="queued", metrics={})
+        comparison = compare(tmp_path, [], Asked())
+        assert (comparison.rows, len(comparison.missing)) == ([], 2)
+
     def test_one_that_was_launched_and_is_not_there(self, tmp_path: Path) -> None:
         pair(tmp_path)
         fanned_out(tmp_path, sibling(tmp_path, "gone"))

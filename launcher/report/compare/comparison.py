@@ -263,7 +263,8 @@ def _short(selection: Selection, aligned: Aligned, metrics: Sequence[str]) -> li
         for run in arm.runs.values():
             state = selection.states[run.id]
             lacking = [metric for metric in metrics if aligned.value(metric, run.id) is None]
-            if lacking and state not in {"failed", "finished"}:
+            # Early on nobody has a metric on record, and nobody has come anywhere.
+            if (lacking or not metrics) and state not in {"failed", "finished"}:
                 short.append(f"{run.id} is {state} at step {run.record.step} of {run.record.end_step}")
     return short
 
