@@ -590,6 +590,14 @@ class TestForms:
         assert text.count(r"\begin{") == text.count(r"\end{")
         assert "baseline: control" in text
 
+    def test_a_long_table_is_not_cut_at_its_right(self, tmp_path: Path) -> None:
+        outputs = tmp_path / "outputs"
+        metrics = {f"val/{'x' * 50}_{number}_loss": wave(0.0) for number in range(20)}
+        for arm in ("control", *(f"{'a' * 40}-{number}" for number in range(26))):
+            sibling(outputs, arm, 0, metrics, end=21)
+        out = Tiny(outputs).launcher("compare").out
+        assert out.count("incomplete") + out.count("inside the noise") >= 26 * 20
+
     def test_terminal(self, tmp_path: Path) -> None:
         _, text = self.shown(tmp_path)
         assert "not proven" in text

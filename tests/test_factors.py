@@ -43,6 +43,10 @@ def test_two_factors_at_once_are_told_of_completed_and_taken_apart(tiny: Tiny) -
     [finding] = compared(tiny)["findings"]
     by_hand = [shlex.split(one)[2:] for one in finding["do"].split(": ", 1)[1].split("; ")]
     assert len(by_hand) == 2
+    # Each stands whole on a line of its own, to be copied, wherever it is told.
+    whole = {f"  {shlex.join(['python', 'train.py', *typed])}" for typed in by_hand}
+    for said in (ended.err, told.out, tiny.launcher("compare").out):
+        assert whole <= set(said.splitlines())
 
     ended = tiny.launch("-m", POINT, *SQUARE, "fanout.complete=true", "fanout.repeats=2")
     assert ended.status == 0, ended.err

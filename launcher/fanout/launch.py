@@ -64,7 +64,7 @@ def print_findings(candidates: Sequence[Candidate]) -> None:
             print_in_red(from_scratch(one.plan.id, one.plan.unavailable))
     if (table := findings_by_sibling(candidates)) is not None:
         width = max(Console(stderr=True).width, 120)
-        Console(stderr=True, highlight=False, width=width).print(table)
+        Console(stderr=True, highlight=False, width=width).print(table, crop=False)
 
 
 def stop_if_bad(candidates: Sequence[Candidate], settings: FanoutConfig) -> None:

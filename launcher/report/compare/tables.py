@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from launcher.findings import Finding
+from launcher.findings import Finding, commands_of, without_commands
 from launcher.ledger.factors import Factor
 from launcher.ledger.no_effect import NO_EFFECT
 from launcher.report.compare.comparison import Comparison
@@ -45,7 +45,7 @@ def rendered(comparison: Comparison) -> RenderableType:
     for name, text in _head(comparison):
         colour = _HEAD_COLOUR.get(text.partition(":")[0], "yellow" if name == "finding" else "default")
         hint = "; --metric asks fewer questions" if name == "intervals" and comparison.corrected else ""
-        head.add_row(name, f"[{colour}]{escape(text + hint)}[/]")
+        head.add_row(name, f"[{colour}]{escape(without_commands(text) + hint)}[/]")
     columns = _columns(comparison)
     notes = [Text(note) for note in _notes(comparison)]
     answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
@@ -53,7 +53,8 @@ def rendered(comparison: Comparison) -> RenderableType:
     more: list[RenderableType] = []
     if comparison.effects:
         more = [_table(_of_effects(comparison), _effect_columns(comparison), EFFECTS)]
-    return Group(head, body(comparison, columns), *more, *notes, *answers)
+    commands = commands_of(comparison.findings)
+    return Group(head, body(comparison, columns), *more, *notes, *commands, *answers)
 
 
 def _of_effects(comparison: Comparison) -> Comparison:
