@@ -595,8 +595,9 @@ class TestForms:
         metrics = {f"val/{'x' * 50}_{number}_loss": wave(0.0) for number in range(20)}
         for arm in ("control", *(f"{'a' * 40}-{number}" for number in range(26))):
             sibling(outputs, arm, 0, metrics, end=21)
-        out = Tiny(outputs).launcher("compare").out
-        assert out.count("incomplete") + out.count("inside the noise") >= 26 * 20
+        typed = ("compare", f"--outputs={outputs}")
+        out = Tiny(outputs).launch(*typed, module="launcher.cli", environment={"COLUMNS": "80"}).out
+        assert out.count("inside the noise") >= 26 * 20
 
     def test_terminal(self, tmp_path: Path) -> None:
         _, text = self.shown(tmp_path)
