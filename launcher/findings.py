@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from launcher.errors import LauncherError
 
@@ -42,27 +44,40 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.level == "error"]
 
 
+_COMMAND = "python train.py "
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def findings_table(findings: Iterable[Finding], title: str = "") -> Table:
-    """All findings at once, in one table."""
+def findings_table(findings: Iterable[Finding], title: str = "") -> RenderableType:
+    """All findings at once, in one table, and below it the commands that settle them."""
+    listed = list(findings)
     table = Table(title=title or None, title_justify="left", show_lines=True, expand=False)
     for column in ("", "what", "found", "expected", "to do"):
         table.add_column(column, overflow="fold")
-    for finding in findings:
-        table.add_row(
-            f"[{_STYLE[finding.level]}]{finding.level}[/]",
-            *(_literal(text) for text in (finding.what, finding.found, finding.expected, finding.do)),
-        )
-    return table
+    for finding in listed:
+        cells = (finding.what, finding.found, finding.expected, without_commands(finding.do))
+        table.add_row(f"[{_STYLE[finding.level]}]{finding.level}[/]", *(_literal(text) for text in cells))
+    return Group(table, *commands_of(listed))
+
+
+def without_commands(text: str) -> str:
+    """What stands in a narrow place: a command that is folded there could not be copied."""
+    before, found, _ = text.partition(_COMMAND)
+    return f"{before}see below" if found else text
+
+
+def commands_of(findings: Iterable[Finding]) -> list[Text]:
+    """What to do, whole, of the findings that are settled by commands: each command on a line of its own."""
+    told = {f"{one.what}: {one.do}" for one in findings if _COMMAND in one.do}
+    lines = (re.sub(rf"(?:;|(:)) (?={_COMMAND})", r"\1\n  ", text) for text in sorted(told))
+    return [Text(text, no_wrap=True, overflow="ignore") for text in lines]
 
 
 def render_findings(findings: Iterable[Finding], title: str = "", width: int | None = None) -> str:
     """The table of findings as text, for an error message or a log (``width`` in characters)."""
     console = Console(width=width or max(Console(stderr=True).width, 120), no_color=True)
     with console.capture() as capture:
-        console.print(findings_table(findings, title))
+        console.print(findings_table(findings, title), crop=False)
     return capture.get().rstrip()
 
 

@@ -138,6 +138,10 @@ class TestOneStream:
         one = row(tmp_path)
         assert (one.verdict, one.low) == ("incomplete", None)
         assert "one stream and 4 logged steps" in one.note
+        # Nor that there is no noise.
+        sibling(tmp_path, "shifted", 0, {ERROR: lambda _, k: math.sin(k) + 1}, every=5)
+        one = row(tmp_path, "shifted")
+        assert (one.verdict, "4 logged steps" in one.note) == ("incomplete", True)
 
     def test_of_a_long_run_the_last_steps_count(self, tmp_path: Path) -> None:
         """Worse for long, better in the last hundred steps."""
@@ -249,7 +253,10 @@ class TestAlignment:
     def test_smoothing_is_a_mean_over_shared_steps(self, tmp_path: Path) -> None:
         pair(tmp_path)
         mean = np.mean([wave(-0.5)(stream, step) for stream in range(3) for step in range(16, 21)])
-        assert row(tmp_path, smooth=5).value == pytest.approx(mean)
+        one = row(tmp_path, smooth=5)
+        assert one.value == pytest.approx(mean)
+        # The baseline's own row is what the differences are taken to.
+        assert row(tmp_path, "control", smooth=5).value == one.baseline != row(tmp_path, "control").value
 
     @given(
         st.lists(st.tuples(st.integers(1, 6), st.integers(21, 90)), min_size=2, max_size=4),
@@ -305,6 +312,12 @@ class TestIncomplete:
         assert self.verdicts(tmp_path) == {"incomplete"}
         at_30 = rows(compare(tmp_path, [], Asked(at="30")))
         assert at_30["treated", ERROR].verdict == "better"
+
+    def test_before_anything_is_on_record(self, tmp_path: Path) -> None:
+        for arm in ("control", "treated"):
+            sibling(tmp_path, arm, 0, {ERROR: wave(0.0)}, end=30, state="queued", metrics={})
+        comparison = compare(tmp_path, [], Asked())
+        assert (comparison.rows, len(comparison.missing)) == ([], 2)
 
     def test_one_that_was_launched_and_is_not_there(self, tmp_path: Path) -> None:
         pair(tmp_path)
@@ -576,6 +589,15 @@ class TestForms:
         assert told[1][0] == r"odd|one\_\%"
         assert text.count(r"\begin{") == text.count(r"\end{")
         assert "baseline: control" in text
+
+    def test_a_long_table_is_not_cut_at_its_right(self, tmp_path: Path) -> None:
+        outputs = tmp_path / "outputs"
+        metrics = {f"val/{'x' * 50}_{number}_loss": wave(0.0) for number in range(20)}
+        for arm in ("control", *(f"{'a' * 40}-{number}" for number in range(26))):
+            sibling(outputs, arm, 0, metrics, end=21)
+        typed = ("compare", f"--outputs={outputs}")
+        out = Tiny(outputs).launch(*typed, module="launcher.cli", environment={"COLUMNS": "80"}).out
+        assert out.count(" incomplete") == 26 * 20
 
     def test_terminal(self, tmp_path: Path) -> None:
         _, text = self.shown(tmp_path)

@@ -43,6 +43,10 @@ def test_two_factors_at_once_are_told_of_completed_and_taken_apart(tiny: Tiny) -
     [finding] = compared(tiny)["findings"]
     by_hand = [shlex.split(one)[2:] for one in finding["do"].split(": ", 1)[1].split("; ")]
     assert len(by_hand) == 2
+    # Each stands whole on a line of its own, to be copied, wherever it is told.
+    whole = {f"  {shlex.join(['python', 'train.py', *typed])}" for typed in by_hand}
+    for said in (ended.err, told.out, tiny.launcher("compare").out):
+        assert whole <= set(said.splitlines())
 
     ended = tiny.launch("-m", POINT, *SQUARE, "fanout.complete=true", "fanout.repeats=2")
     assert ended.status == 0, ended.err
@@ -115,6 +119,11 @@ def test_siblings_of_two_commits_are_refused(tiny: Tiny, tmp_path: Path) -> None
 
     ended = tiny.launch("-m", POINT, "optimizer.lr=0.002", "fanout.allow=[code]", environment=git)
     assert ended.status == 0, ended.err
+    planned = tiny.launch(
+        "-m", POINT, "optimizer.lr=0.003", "fanout.allow=[code]", "fanout.dry_run=true", environment=git
+    )
+    [typed] = planned.commands()
+    assert tiny.launch(*typed, environment=git).status == 0
     record = tiny.run("lr-0.002").record
     assert (record.allowed, record.environment["code"]) == (["code"], second)
     [told] = [one for one in record.findings if one["level"] == "note" and one["what"] == "code"]
@@ -234,6 +243,14 @@ class TestControl:
         proof = compared(tiny)["proof"]
         assert proof["exact"] is False
         assert tiny.launcher("compare").out.startswith("control       NOT exact: ")
+
+    def test_of_several_one_that_is_not_exact_is_at_the_head(self, tiny: Tiny) -> None:
+        assert tiny.launch("-m", POINT, "loss=plain,heavy").status == 0
+        assert compared(tiny)["proof"]["exact"]
+        fault = partial(tiny_faults.after_restoring, tiny_faults.random_rng)
+        assert tiny.launch("-m", POINT, "branch.steps=10", "loss=plain", prepare=[fault]).status == 0
+        proof = compared(tiny)["proof"]
+        assert (proof["exact"], "leaves" in proof["text"]) == (False, True)
 
 
 class TestCanary:

@@ -55,7 +55,7 @@ class TestFactors:
     def test_have_the_levels_that_were_typed(self) -> None:
         loss, curriculum = ledger(square()).factors
         assert (loss.name, loss.keys) == ("loss", ["loss.weight", "loss.kind"])
-        assert loss.levels == {"weight=0.1,kind=l2": ["control", "late"], "heavy": ["heavy", "both"]}
+        assert loss.levels == {"trunk's own": ["control", "late"], "heavy": ["heavy", "both"]}
         assert curriculum.levels == {"from_step=0": ["control", "heavy"], "late": ["late", "both"]}
         assert ledger(square()).findings == []
 
@@ -86,7 +86,7 @@ class TestFactors:
     def test_one_key_and_its_whole_node_are_one(self) -> None:
         runs = [*square("late", "both"), run("mine", {"loss.weight": [0.1, 0.3]}, {"loss.weight": 0.3})]
         factors = {one.name: list(one.levels) for one in ledger(runs).factors}
-        assert factors == {"loss": ["weight=0.1,kind=l2", "heavy", "weight=0.3,kind=l2"]}
+        assert factors == {"loss": ["trunk's own", "heavy", "weight=0.3,kind=l2"]}
 
 
 class TestConfounded:
@@ -175,6 +175,11 @@ class TestFacts:
         assert (finding.level, finding.what, finding.found) == ("error", "code", "bbbbbbbbbbbb")
         assert "git diff --stat aaaaaaaaaaaa bbbbbbbbbbbb" in finding.do
         assert "fanout.allow=[code]" in finding.do
+        late.record.environment["code"] = "aaaaaaaaaaaa+cccccccccccc"
+        [finding] = against(entry_of(late.record), there)
+        assert (
+            "git diff --stat aaaaaaaaaaaa; " in finding.do
+        )  # Of what lies there, not of a commit with itself.
         late.record.allowed = ["code"]
         assert [one.level for one in against(entry_of(late.record), there)] == ["note"]
 

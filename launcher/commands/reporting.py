@@ -98,7 +98,7 @@ def _at_wandb(options: argparse.Namespace, group: str) -> int:
 
 def _told(written: Written) -> str:
     places = [f"{written.page}  ({readable_bytes(written.bytes)})", *written.figures]
-    lines = [written.question, written.sentence, f"control {written.proof}", *places]
+    lines = [written.question, written.sentence, f"control {written.proof}", *written.answers, *places]
     return escape("\n".join(lines))
 
 

@@ -49,7 +49,8 @@ def answer(options: argparse.Namespace, plain: Any, readable: RenderableType, le
     else:
         # Text is not folded: a path or a command is there to be copied.
         width = max(Console().width, least_width)
-        Console(highlight=False, width=width).print(readable, soft_wrap=isinstance(readable, str))
+        console = Console(highlight=False, width=width)
+        console.print(readable, soft_wrap=isinstance(readable, str), crop=False)
 
 
 def _strict(plain: Any) -> Any:

@@ -25,6 +25,7 @@ def why_not(directory: Path) -> str:
     said = ""
     with contextlib.suppress(LauncherError):
         said = read_run(directory).record.error or ""
+    said = said.removeprefix("The canary did not pass: ").rstrip(".")
     return f"not started: the canary {directory.name} did not pass" + (f" ({said})" if said else "")
 
 

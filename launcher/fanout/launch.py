@@ -11,7 +11,6 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from rich.console import Console
 
-from launcher.branch.command import command
 from launcher.branch.naming import from_scratch
 from launcher.canary import STEPS
 from launcher.config import FanoutConfig
@@ -21,6 +20,7 @@ from launcher.fanout.check import Candidate
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
 from launcher.fanout.written import (
     Fanout,
+    command_of,
     handed_overrides,
     launched_config,
     not_started,
@@ -42,7 +42,7 @@ def show(candidates: Sequence[Candidate]) -> None:
     console.print(dry_run_table(candidates))
     for one in candidates:
         if one.plan is not None:
-            print(f"{one.plan.directory.path}\n  {command(one.overrides)}")
+            print(f"{one.plan.directory.path}\n  {command_of(one)}")
 
 
 def show_jobs(candidates: Sequence[Candidate], fanout: Fanout, settings: FanoutConfig, launcher: Any) -> None:
@@ -64,7 +64,7 @@ def print_findings(candidates: Sequence[Candidate]) -> None:
             print_in_red(from_scratch(one.plan.id, one.plan.unavailable))
     if (table := findings_by_sibling(candidates)) is not None:
         width = max(Console(stderr=True).width, 120)
-        Console(stderr=True, highlight=False, width=width).print(table)
+        Console(stderr=True, highlight=False, width=width).print(table, crop=False)
 
 
 def stop_if_bad(candidates: Sequence[Candidate], settings: FanoutConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
 from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
 from launcher.fanout.status import STYLE, UNDER_WAY
-from launcher.findings import Finding
+from launcher.findings import Finding, commands_of, without_commands
 from launcher.launchers.sibling import Outcome
 from launcher.ledger.no_effect import without_effect
 from launcher.lineage import Run, read_run, state_now
@@ -23,8 +24,8 @@ MOST_NAMED = 4
 """Siblings that one line names."""
 
 
-def findings_by_sibling(candidates: Sequence[Candidate]) -> Table | None:
-    """One line a finding, with the siblings that it is of. None where there is nothing to say."""
+def findings_by_sibling(candidates: Sequence[Candidate]) -> RenderableType | None:
+    """One line a finding, with the siblings that it is of; then commands. None where nothing was found."""
     having: dict[Finding, list[int]] = {}
     for number, one in enumerate(candidates):
         for each in dict.fromkeys(one.findings):
@@ -43,10 +44,10 @@ def findings_by_sibling(candidates: Sequence[Candidate]) -> Table | None:
         names = [candidates[number].name for number in having_it]
         for each in findings:
             first = escape(_who(names, len(candidates))) if each is findings[0] else ""
-            parts = (each.level, each.what, each.found, each.expected, each.do)
+            parts = (each.level, each.what, each.found, each.expected, without_commands(each.do))
             table.add_row(first, *(escape(part) for part in parts))
         table.add_section()
-    return table
+    return Group(table, *commands_of(having))
 
 
 def _who(names: Sequence[str], count: int) -> str:

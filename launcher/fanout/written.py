@@ -57,6 +57,12 @@ class Fanout:
     """Where the script's own modules are, of one that was started by its file."""
 
 
+def command_of(one: Candidate) -> str:
+    """What launches this sibling alone; what was let through is again, or it would be refused."""
+    allowed = one.config.fanout.allow if one.config is not None else []
+    return command(one.overrides, *([override("fanout.allow", allowed)] if allowed else []))
+
+
 def launched_config(one: Candidate, fanout: Fanout) -> Config:
     """The config that a sibling is launched with: what was found out stands in it, and cannot move."""
     assert one.plan is not None
@@ -216,7 +222,7 @@ def _sibling(one: Candidate) -> dict[str, Any]:
         },
         "swept": list(one.swept),
         "differences": {key: list(pair) for key, pair in one.plan.differences.items()},
-        "command": command(one.overrides),
+        "command": command_of(one),
         "before": one.there.state,
         "launched": one.wanted,
         "findings": [finding.to_json() for finding in one.findings],

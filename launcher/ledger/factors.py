@@ -18,6 +18,8 @@ _OF_ANY_RUN = frozenset(
     {"branch", "paths", "tracker", "tracking", "checkpoint", "training", "launch", "hydra"}
 )
 """Nodes of overrides that stay in a missing sibling's command, whichever sibling they were typed for."""
+TRUNKS_OWN = "trunk's own"
+"""Level that nobody typed, of a factor of several keys: a list of all their values would be no name."""
 MOST_COMMANDS = 4
 """How many missing siblings a finding spells out."""
 
@@ -77,9 +79,12 @@ def _factor(name: str, keys: list[str], entries: Sequence[Entry], trunk: Mapping
         having.setdefault(_spelled([_own(one, key, trunk) for key in keys]), []).append(one)
     levels: dict[str, list[str]] = {}
     typed: dict[str, list[str]] = {}
-    for runs in filter(None, having.values()):
+    theirs = next(iter(having))
+    for spelled, runs in having.items():
+        if not runs:
+            continue
         values = {key: _own(runs[0], key, trunk) for key in keys}
-        label = _label(name, values, runs)
+        label = _label(name, values, runs, is_trunks=spelled == theirs)
         if label in levels:
             label = ",".join(f"{key}={_shown(value)}" for key, value in values.items())
         levels[label] = [one.run for one in runs]
@@ -87,12 +92,14 @@ def _factor(name: str, keys: list[str], entries: Sequence[Entry], trunk: Mapping
     return Factor(name, keys, levels, typed)
 
 
-def _label(name: str, values: Mapping[str, Any], runs: Iterable[Entry]) -> str:
+def _label(name: str, values: Mapping[str, Any], runs: Iterable[Entry], is_trunks: bool) -> str:
     said = [one.said[name] for one in runs if name in one.said]
     if said:
         return _shown(said[0])
     if name in values:
         return _shown(values[name])
+    if is_trunks and len(values) > 1:
+        return TRUNKS_OWN
     return ",".join(f"{key.removeprefix(f'{name}.')}={_shown(value)}" for key, value in values.items())
 
 

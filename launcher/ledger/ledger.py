@@ -98,7 +98,7 @@ def against(own: Entry, there: Sequence[Entry]) -> list[Finding]:
         if kind in own.allowed:
             findings.append(Finding("note", fact, value, f"{other}, as {run} had{also}", f"by {through}"))
             continue
-        looked = f"git diff --stat {_commit(other)} {_commit(value)}; " if kind == "code" else ""
+        looked = _looked_at(other, value) if kind == "code" else ""
         do = f"{looked}{_HOW[kind]}; or on purpose: {through} (launcher retry: --allow {kind})"
         findings.append(Finding("error", fact, value, f"{other}, as its sibling {run} had{also}", do))
     unknown = [one.run for one in there if "code" not in one.facts] if "code" in own.facts else []
@@ -128,6 +128,13 @@ def _facts(entries: Sequence[Entry]) -> list[Finding]:
         if unknown:
             findings.append(Finding("note", fact, f"not on record of {_some(unknown)}"))
     return findings
+
+
+def _looked_at(other: str, own: str) -> str:
+    """The command that shows how the code differs; none where only the other had changes that git has not."""
+    if "+" in own:
+        return f"git diff --stat {_commit(other)}; "  # Against what lies there now.
+    return f"git diff --stat {_commit(other)} {_commit(own)}; " if _commit(other) != _commit(own) else ""
 
 
 def _commit(code: str) -> str:

@@ -128,7 +128,8 @@ def _of_several(rows: Sequence[Row], baseline: str, metric: str) -> tuple[Tone, 
     if without:
         parts.append(f"{without} of {len(rows)} arms {'has' if without == 1 else 'have'} no verdict")
     if not parts:
-        return "open", f"There is no answer on {metric}: nothing was held against {baseline}."
+        where = f" on {metric}" if metric else ""
+        return "open", f"There is no answer{where}: nothing was held against {baseline}."
     verdicts = {row.verdict for row in rows}
     tone: Tone = (
         "better"

@@ -43,6 +43,8 @@ class Written:
     """``exact``, ``not exact`` or ``not proven``."""
     holds: bool
     """Whether everything that was expected is so."""
+    answers: list[str]
+    """What came of each expectation, in words."""
 
     def to_json(self) -> dict[str, Any]:
         """The facts as a JSON object."""
@@ -80,4 +82,5 @@ def write(document: Document, live: bool = False, every: float = 0.0) -> Written
         sentence=found.answer.sentence,
         proof=found.proof_state,
         holds=group.comparison is None or group.comparison.holds,
+        answers=[text for _, text in found.comparison.answers] if found.comparison is not None else [],
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from launcher.differences import override
 from launcher.files import flatten
 from launcher.findings import Finding
 from launcher.lineage import Run
@@ -85,7 +86,8 @@ def findings(comparison: Comparison | None, runs: Iterable[Run]) -> list[Found]:
 
 def command(run: Run) -> str:
     """What was typed for this one run, in the project's directory; typed again it is the same run."""
-    return shlex.join(["python", "train.py", *run.record.overrides])
+    allowed = [override("fanout.allow", run.record.allowed)] if run.record.allowed else []
+    return shlex.join(["python", "train.py", *run.record.overrides, *allowed])
 
 
 def versions(runs: Sequence[Run]) -> list[tuple[str, str]]:

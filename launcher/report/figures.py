@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from launcher.report.html.library import missing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 300
 CM_PER_INCH = 2.54
@@ -23,6 +25,11 @@ POINTS = 7.5
 """Size of text, in points: what journals ask for at a column's width."""
 WIDE_INCHES = 5.0
 """Width from which the legend has four columns and not two."""
+ROWS = 3
+"""Rows of the legend that the height has room for; for each more the figure is a line higher."""
+LINE = 1.25
+"""Height of a line of the legend, of the size of text."""
+POINTS_PER_INCH = 72
 MARKED = 40
 """Points of a curve up to which each is marked."""
 _DASHES: dict[str, Any] = {
@@ -53,7 +60,7 @@ def write_figures(group: Group, drawn: Drawn, directory: Path, width_cm: float) 
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as NewFigure
     except ImportError as error:
         raise missing("matplotlib") from error
     directory.mkdir(parents=True, exist_ok=True)
@@ -62,18 +69,29 @@ def write_figures(group: Group, drawn: Drawn, directory: Path, width_cm: float) 
     for metric in (name for name in drawn.metrics if name not in HIDDEN):
         path = directory / f"{legal_name(metric)}.png"
         with matplotlib.rc_context(_LOOK):
-            figure = Figure(figsize=(inches, HEIGHT * inches), layout="constrained")
+            figure = NewFigure(figsize=(inches, HEIGHT * inches), layout="constrained")
             FigureCanvasAgg(figure)
             _draw(figure.add_subplot(), group, drawn, metric)
-            # Above, where it hides no curve.
-            columns = 2 if inches < WIDE_INCHES else 4
-            figure.legend(
-                loc="outside upper left", ncols=columns, frameon=False, handlelength=2.6, labelspacing=0.25
-            )
+            _add_legend(figure, most_columns=2 if inches < WIDE_INCHES else 4)
             with written_aside(path) as temporary:
                 figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
         written.append(path)
     return written
+
+
+def _add_legend(figure: Figure, most_columns: int) -> None:
+    """Above, where it hides no curve, in as many columns as the names have room for."""
+    count = len(figure.axes[0].get_legend_handles_labels()[1])
+    for columns in range(min(most_columns, count), 0, -1):
+        legend = figure.legend(
+            loc="outside upper left", ncols=columns, frameon=False, handlelength=2.6, labelspacing=0.25
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    width, height = figure.get_size_inches()
+    more = max(0, math.ceil(count / columns) - ROWS)
+    figure.set_size_inches(width, height + more * LINE * POINTS / POINTS_PER_INCH)
 
 
 def _draw(axes: Axes, group: Group, drawn: Drawn, metric: str) -> None:

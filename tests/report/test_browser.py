@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -96,6 +97,13 @@ def test_what_can_be_set_changes_the_figure(looked: Looked) -> None:
     after = looked.traces()
     assert [trace["x"] for trace in after] == [trace["x"] for trace in before]
     assert [trace["y"] for trace in after] != [trace["y"] for trace in before]
+    # What hovering tells of a smoothed line is the range of smoothed ones.
+    arms = f"{figure}.data.filter((one) => one.meta === 'arm')"
+    for values, texts in looked.measured(f"{arms}.map((one) => [one.y, one.customdata])"):
+        for value, [text] in list(zip(values, texts, strict=True))[1:]:
+            [edges] = re.findall(r"[(]([-.e0-9]+) to ([-.e0-9]+)", text)
+            low, high = map(float, edges)
+            assert low * (1 - 1e-4) <= value <= high * (1 + 1e-4)
     page.select_option("#metric", "train/error")
     assert len(next(one for one in looked.traces() if one["name"] == "control")["x"]) == 21
     page.select_option("#view", "all")

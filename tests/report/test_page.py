@@ -80,6 +80,20 @@ def test_what_a_record_says_is_text_and_nothing_else(tmp_path: Path) -> None:
         assert (one.said, one.asked) == ([], [file.as_uri()])
 
 
+def test_a_table_of_many_factors_presses_no_name_to_single_letters(tmp_path: Path) -> None:
+    small(tmp_path)
+    keys = [f"curriculum.a_rather_long_key_{number}" for number in range(8)]
+    changed(tmp_path, find_run(tmp_path, "treated-id").record, differences={key: [1, 2] for key in keys})
+    file = tmp_path / "page.html"
+    file.write_text(page(put_together(tmp_path)))
+    with browser() as started, opened(started, file.as_uri()) as one:
+        names = "[...document.querySelectorAll('#factors tbody th')]"
+        heights = f"{names}.map((one) => one.getBoundingClientRect().height)"
+        one.page.wait_for_selector(DRAWN)
+        assert max(one.measured(heights)) < 60  # Two lines.
+        assert one.measured("document.documentElement.scrollWidth") == 1200
+
+
 def test_the_page_runs_what_it_was_written_with_and_asks_nobody(tmp_path: Path) -> None:
     small(tmp_path)
     text = page(put_together(tmp_path))
@@ -234,6 +248,14 @@ class TestCommand:
         assert shades is not None
         assert {(0, 0, 0), (0, 114, 178)} <= {shade for _, shade in shades}  # Baseline and first arm.
 
+    def test_a_long_name_is_whole_in_the_legend(self, empty: Tiny) -> None:
+        small(empty.outputs)
+        sibling(empty.outputs, "delayed-curriculum-and-" + "x" * 20, 0, {ERROR: lambda stream, step: 1.0})
+        [figure] = looked(empty, "report", "--png")["figures"]
+        with Image.open(figure) as image:
+            edge = image.convert("L").crop((image.width - 4, 0, image.width, image.height // 3))
+            assert edge.getextrema() == (255, 255)
+
     def test_where_it_is_told_to(self, empty: Tiny, tmp_path: Path) -> None:
         small(empty.outputs)
         ended = empty.launcher("report", GROUP, "--to", str(tmp_path / "there" / "x.html"))
@@ -264,6 +286,7 @@ class TestCommand:
             expected = f"treated {relation} control on {ERROR}"
             ended = empty.launcher("report", "--expect", expected)
             assert ended.status == status, ended.said
+            assert f"{'DOES NOT HOLD' if status else 'holds'}: {expected}" in ended.out
 
     def test_without_its_packages_it_says_what_to_install(self, empty: Tiny) -> None:
         small(empty.outputs)

@@ -86,6 +86,8 @@ class Comparison:
     missing: list[str]
     """Why the set is incomplete; empty if it is whole."""
     notes: list[str]
+    smooth: int
+    """Logged values that each value is the mean of."""
     level: float
     """What the verdicts keep together."""
     comparisons: int
@@ -143,11 +145,12 @@ def compare(outputs: Path, names: Sequence[str], asked: Asked) -> Comparison:
         proof=_proof(selection),
         arms=[_facts(arm, selection, idle) for arm in selection.all_arms],
         rows=[
-            *(baseline_row(selection.baseline, metric, aligned) for metric in shown),
+            *(baseline_row(selection.baseline, metric, aligned, asked.smooth) for metric in shown),
             *_said(rows, selection, idle),
         ],
         missing=missing,
         notes=[*selection.notes, *shortened],
+        smooth=asked.smooth,
         level=LEVEL,
         comparisons=sum(one.estimate is not None for one in held),
         corrected=corrected,
@@ -260,20 +263,25 @@ def _short(selection: Selection, aligned: Aligned, metrics: Sequence[str]) -> li
         for run in arm.runs.values():
             state = selection.states[run.id]
             lacking = [metric for metric in metrics if aligned.value(metric, run.id) is None]
-            if lacking and state not in {"failed", "finished"}:
+            # Early on nobody has a metric on record, and nobody has come anywhere.
+            if (lacking or not metrics) and state not in {"failed", "finished"}:
                 short.append(f"{run.id} is {state} at step {run.record.step} of {run.record.end_step}")
     return short
 
 
 def _proof(selection: Selection) -> Proof:
-    """What holding the control of stream 0 against its trunk gives."""
+    """What holding the controls of stream 0 against their trunk gives: of several, one that is not exact."""
     controls = [arm.runs[0] for arm in selection.all_arms if arm.is_control and 0 in arm.runs]
     if not controls and selection.baseline.is_unchanged:
         why = "has no factor, but takes over less than all of its trunk (branch.restore, branch.reset)"
         return Proof(None, None, f"{selection.baseline.name} {why}")
     if not controls:
         return Proof(None, None, "no control of stream 0 among the runs: fanout.control=true")
-    control: Run = controls[0]
+    proofs = [_proved(control) for control in controls]
+    return next((one for one in proofs if one.exact is False), proofs[0])
+
+
+def _proved(control: Run) -> Proof:
     try:
         verdict = verify(control)
     except LauncherError as error:

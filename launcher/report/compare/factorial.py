@@ -11,7 +11,7 @@ from launcher.ledger.factors import Factor
 from launcher.report.compare.aligned import WINDOW, Aligned
 from launcher.report.compare.arms import Arm
 from launcher.report.compare.statistics import LEAST_STEPS, over_steps, over_streams, without_spread
-from launcher.report.compare.verdict import NOISE, UNKNOWN, Held, Row, direction, judged
+from launcher.report.compare.verdict import NOISE, UNKNOWN, Held, Row, direction, judged, too_few
 
 INTERACTION = "interaction"
 """Verdict: what one factor does depends on the other."""
@@ -125,10 +125,10 @@ def _hold(design: Factorial, one: Contrast, metric: str, aligned: Aligned, smoot
 def _over_steps(row: Row, values: Sequence[float], scale: float) -> Held:
     """With one stream, only from step to step; ``values``: newest first."""
     row = replace(row, weaker=True, steps=len(values))
-    if len(values) > 1 and without_spread(values, scale):
+    enough = len(values) >= LEAST_STEPS or not any(values)
+    if enough and len(values) > 1 and without_spread(values, scale):
         return Held(replace(row, note="the same at every logged step", verdict=NOISE), None)
     estimate = over_steps(list(reversed(values)))
     if estimate is None:
-        note = f"one stream and {len(values)} logged steps, {LEAST_STEPS} are needed: fanout.repeats=3"
-        return Held(replace(row, note=note), None)
+        return Held(replace(row, note=too_few(len(values))), None)
     return Held(replace(row, note="one stream: fanout.repeats=3"), estimate)

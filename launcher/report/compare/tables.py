@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from launcher.findings import Finding
+from launcher.findings import Finding, commands_of, without_commands
 from launcher.ledger.factors import Factor
 from launcher.ledger.no_effect import NO_EFFECT
 from launcher.report.compare.comparison import Comparison
@@ -44,7 +44,8 @@ def rendered(comparison: Comparison) -> RenderableType:
     head.add_column(overflow="fold")
     for name, text in _head(comparison):
         colour = _HEAD_COLOUR.get(text.partition(":")[0], "yellow" if name == "finding" else "default")
-        head.add_row(name, f"[{colour}]{escape(text)}[/]")
+        hint = "; --metric asks fewer questions" if name == "intervals" and comparison.corrected else ""
+        head.add_row(name, f"[{colour}]{escape(without_commands(text) + hint)}[/]")
     columns = _columns(comparison)
     notes = [Text(note) for note in _notes(comparison)]
     answers = [Text(text, style="green" if holds else "bold red") for holds, text in _answers(comparison)]
@@ -52,7 +53,8 @@ def rendered(comparison: Comparison) -> RenderableType:
     more: list[RenderableType] = []
     if comparison.effects:
         more = [_table(_of_effects(comparison), _effect_columns(comparison), EFFECTS)]
-    return Group(head, body(comparison, columns), *more, *notes, *answers)
+    commands = commands_of(comparison.findings)
+    return Group(head, body(comparison, columns), *more, *notes, *commands, *answers)
 
 
 def _of_effects(comparison: Comparison) -> Comparison:
@@ -236,13 +238,15 @@ def _head(comparison: Comparison) -> list[tuple[str, str]]:
         told.append(("at step", steps))
     if streams is not None:
         told.append(("streams", streams))
+    if comparison.smooth > 1:
+        told.append(("smoothed", f"a value is the mean of the last {comparison.smooth} logged ones"))
     told.append(("baseline", comparison.baseline))
     if comparison.missing:
         told.append(("set", f"INCOMPLETE, so nothing is better or worse: {'; '.join(comparison.missing)}"))
     share = f"{100 * (1 - comparison.level):g} %"
     if comparison.corrected:
         together = f"{share} for all {comparison.comparisons} comparisons together (Holm)"
-        told.append(("intervals", f"{together}; --metric asks fewer questions"))
+        told.append(("intervals", together))
     else:
         told.append(("intervals", f"{share}, each by itself"))
     if any(row.weaker and row.low is not None for row in comparison.rows):

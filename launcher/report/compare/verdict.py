@@ -74,7 +74,10 @@ def hold(arm: Arm, baseline: Arm, metric: str, aligned: Aligned, smooth: int) ->
     pairs = _pairs(arm, baseline, metric, aligned, smooth)
     if not pairs:
         return Held(
-            replace(row, value=_mean_of(arm, metric, aligned), note=_why_none(arm, baseline, step)), None
+            replace(
+                row, value=_mean_of(_own(arm, metric, aligned, smooth)), note=_why_none(arm, baseline, step)
+            ),
+            None,
         )
     values = [own for own, _ in pairs.values()]
     theirs = [other for _, other in pairs.values()]
@@ -116,13 +119,11 @@ def judged(held: Sequence[Held], complete: bool) -> tuple[list[Row], bool]:
     return rows, corrected
 
 
-def baseline_row(arm: Arm, metric: str, aligned: Aligned) -> Row:
-    """The baseline's own row: its mean over all its streams."""
-    own = {stream: aligned.value(metric, run.id) for stream, run in sorted(arm.runs.items())}
-    streams = [stream for stream, value in own.items() if value is not None]
-    value = _mean([value for value in own.values() if value is not None]) if streams else None
-    step = aligned.steps[metric]
-    return Row(arm.name, metric, direction(metric, arm), step, streams, value, value, verdict=BASELINE)
+def baseline_row(arm: Arm, metric: str, aligned: Aligned, smooth: int) -> Row:
+    """The baseline's own row: its mean over all its streams, smoothed as the others are."""
+    own = _own(arm, metric, aligned, smooth)
+    value, step = _mean_of(own), aligned.steps[metric]
+    return Row(arm.name, metric, direction(metric, arm), step, list(own), value, value, verdict=BASELINE)
 
 
 def direction(metric: str, *arms: Arm) -> str | None:
@@ -165,14 +166,21 @@ def _over_steps(row: Row, arm: Arm, baseline: Arm, aligned: Aligned) -> Held:
     shared = [at for at in own if at in theirs][:WINDOW]
     differences = [own[at] - theirs[at] for at in reversed(shared)]
     row = replace(row, weaker=True, steps=len(shared))
-    if len(shared) > 1 and without_spread(differences, max(map(abs, [*own.values(), *theirs.values()]))):
+    enough = len(shared) >= LEAST_STEPS or not any(differences)
+    scale = max(map(abs, [*own.values(), *theirs.values()]))
+    if enough and len(shared) > 1 and without_spread(differences, scale):
         what = "the same difference" if any(differences) else "equal"
         return Held(replace(row, note=f"{what} at every logged step", verdict=NOISE), None)
     estimate = over_steps(differences)
     if estimate is None:
-        note = f"one stream and {len(shared)} logged steps, {LEAST_STEPS} are needed: fanout.repeats=3"
-        return Held(replace(row, note=note), None)
+        return Held(replace(row, note=too_few(len(shared))), None)
     return Held(replace(row, note=row.note or "one stream: fanout.repeats=3"), estimate)
+
+
+def too_few(count: int) -> str:
+    """Why one stream of so many logged steps tells nothing."""
+    steps = f"{count} logged step{'s' * (count != 1)}"
+    return f"one stream and {steps}, {LEAST_STEPS} are needed: fanout.repeats=3"
 
 
 def _why_none(arm: Arm, baseline: Arm, step: int | None) -> str:
@@ -186,10 +194,15 @@ def _unpaired(arm: Arm, baseline: Arm, pairs: Mapping[int, object]) -> str:
     return f"stream {', '.join(map(str, alone))} without a pair" if alone else ""
 
 
-def _mean_of(arm: Arm, metric: str, aligned: Aligned) -> float | None:
-    values = [aligned.value(metric, run.id) for run in arm.runs.values()]
-    there = [value for value in values if value is not None]
-    return _mean(there) if there else None
+def _own(arm: Arm, metric: str, aligned: Aligned, smooth: int) -> dict[int, float]:
+    """An arm's value by stream, of the streams that have one at the common step."""
+    step, curves = aligned.steps[metric], aligned.curves[metric]
+    found = {stream: curves.get(run.id, {}) for stream, run in sorted(arm.runs.items())}
+    return {stream: _mean(list(one.values())[:smooth]) for stream, one in found.items() if step in one}
+
+
+def _mean_of(values: Mapping[int, float]) -> float | None:
+    return _mean(list(values.values())) if values else None
 
 
 def _mean(values: Sequence[float]) -> float:

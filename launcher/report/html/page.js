@@ -92,8 +92,8 @@
       const curve = data.curves[state.metric][index];
       if (!curve || !shown(arm.name)) return;
       const hex = hexOf(arm);
-      if (state.band && curve.low) {
-        const low = smoothed(curve.x, curve.low, leave), high = smoothed(curve.x, curve.high, leave);
+      const [low, high] = curve.low ? [curve.low, curve.high].map((edge) => smoothed(curve.x, edge, leave)) : [];
+      if (state.band && low) {
         found.push({ x: [...curve.x, ...[...curve.x].reverse()], y: [...high, ...[...low].reverse()], fill: "toself", mode: "lines",
           fillcolor: faded(hex, few ? 0.16 : 0.08), line: { width: 0 }, hoverinfo: "skip", meta: "band", name: plain(arm.name) });
       }
@@ -106,7 +106,7 @@
       }
       const y = smoothed(curve.x, curve.y, leave);
       const about = curve.x.map((_, i) => [
-        curve.low ? `  (${clean(curve.low[i])} to ${clean(curve.high[i])}` + (arm.streams > 1 ? `, ${curve.n ? curve.n[i] : Object.keys(curve.streams || [0]).length} of ${arm.streams} streams)` : ")") : ""]);
+        low ? `  (${clean(low[i])} to ${clean(high[i])}` + (arm.streams > 1 ? `, ${curve.n ? curve.n[i] : Object.keys(curve.streams || [0]).length} of ${arm.streams} streams)` : ")") : ""]);
       found.push({ x: leave ? [leave[0], ...curve.x] : curve.x, y: leave ? [leave[1], ...y] : y, customdata: leave ? [[""], ...about] : about,
         name: plain(arm.name), meta: "arm", mode: curve.x.length <= 40 ? "lines+markers" : "lines", marker: { size: 4.5, color: hex },
         line: { color: hex, dash: arm.dash, width: arm.baseline ? 2.4 : 2 }, hovertemplate: "%{y:.5~g}%{customdata[0]}<extra>%{fullData.name}</extra>" });
