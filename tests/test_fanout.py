@@ -269,6 +269,10 @@ class TestWhichSiblings:
             "control", "heavy-loss-lr-0.002"
         }  # fmt: skip
 
+    def test_of_another_task(self, tiny: Tiny) -> None:
+        ended = tiny.launch("-m", POINT, "task=tiny,smooth", "fanout.dry_run=true")
+        assert "task-smooth-" in ended.out, ended.err
+
 
 class TestDryRun:
     def test_writes_nothing_and_shows_commands_that_give_these_runs(self, tiny: Tiny) -> None:

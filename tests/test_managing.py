@@ -263,6 +263,17 @@ class TestCancelAndRetry:
         }
         assert slots == {"failed": None, "finished": 2}
 
+    def test_within_the_limits_of_the_launch(self, tiny: Tiny) -> None:
+        limits = ("fanout.max_parallel=1", "fanout.stop_on_failure=true")
+        hopeless = ("loss.nan_at_step=25", RATES)
+        assert tiny.launch(*POOL, *limits, *hopeless).status == 1
+        assert states(tiny) == ["failed"] + ["not started"] * 2
+        again = tiny.launcher("retry", GROUP)
+        assert again.status == 1
+        assert states(tiny).count("failed") == 1
+        told = [line.split(": ")[1].split()[0] for line in again.err.splitlines() if line.startswith("lr-")]
+        assert told[::2] == ["started,"] * (len(told) // 2)
+
     def test_jobs_of_a_cluster_that_cannot_be_asked_are_left_alone(self, tiny: Tiny, tmp_path: Path) -> None:
         run = tiny.train(POINT)
         value = json.loads(run.directory.record.read_text())

@@ -76,8 +76,12 @@ def _jobs(runs: Sequence[Run]) -> dict[str, Job]:
 
 
 def _alike(launched: Launch) -> str:
-    """Equal for runs that one launch can take: same launcher, same settings, same place."""
-    return json.dumps([_launcher(launched), _settings(launched), launched.working_directory], sort_keys=True)
+    """Equal for runs that one launch can take: same launcher, same settings, same limits, same place."""
+    fanout = launched.config.get("fanout", {})
+    limits = [fanout.get("max_parallel"), fanout.get("stop_on_failure")]
+    return json.dumps(
+        [_launcher(launched), _settings(launched), limits, launched.working_directory], sort_keys=True
+    )
 
 
 def _launcher(launched: Launch) -> str:
@@ -104,17 +108,22 @@ def _candidate(launched: Launch, allow: Sequence[str]) -> Candidate:
 def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> None:
     name, settings = _launcher(launched), _settings(launched)
     launched.find_script()
+    config = candidates[0].config
+    assert config is not None
     launcher: Any
     if name == "slurm":
         launcher = slurm.restored(settings)
     elif name == "vertex":
         launcher = vertex.restored(settings)
     else:
-        assert candidates[0].config is not None
-        launcher = pool.restored(settings, candidates[0].config)
+        launcher = pool.restored(settings, config)
+    options = FanoutConfig(
+        skip_bad=True,
+        max_parallel=config.fanout.max_parallel,
+        stop_on_failure=config.fanout.stop_on_failure,
+    )
     candidates = check(candidates, remote=launcher.remote)
     print_findings(candidates)
-    options = FanoutConfig(skip_bad=True)
     stop_if_bad(candidates, options)
     fanout = Fanout(name, settings, Path(launched.working_directory), script=launched.script)
     launch(candidates, fanout, options, launcher, run)
