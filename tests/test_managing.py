@@ -88,6 +88,14 @@ class TestStatus:
         assert states(tiny) == ["finished"] * 3
         assert "40/40" in tiny.launcher("status").out
 
+    def test_says_what_a_run_that_died_has_saved(self, tiny: Tiny) -> None:
+        crash = partial(tiny_faults.Kill, 35, saved=True)
+        ended = tiny.launch(*POOL, "optimizer.lr=0.002", prepare=[crash("SIGSEGV")])
+        assert "failed at step 30: killed by SIGSEGV" in ended.err
+        assert "in dangerous" in ended.err
+        assert tiny.launch(POINT, "optimizer.lr=0.003", prepare=[crash("SIGKILL")]).status == 137
+        assert {one["step"] for one in statuses(tiny, GROUP).values()} == {30}
+
     @pytest.mark.parametrize("width", [200, 120, 100, 80, 60])
     def test_fits_the_terminal(self, width: int) -> None:
         name, detail = "delayed-curriculum-fixed-spectrum-1a2b3c4d", "process 1 on a, since 2026-11-22T05:00"
