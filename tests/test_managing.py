@@ -282,6 +282,18 @@ class TestCancelAndRetry:
         told = [line.split(": ")[1].split()[0] for line in again.err.splitlines() if line.startswith("lr-")]
         assert told[::2] == ["started,"] * (len(told) // 2)
 
+    def test_ended_by_ctrl_c_before_anything_runs(self, tiny: Tiny, tmp_path: Path) -> None:
+        assert tiny.launch(*POOL, "loss.nan_at_step=25").status == 1
+        reached, never = tmp_path / "reached", tmp_path / "never"
+        started = tiny.start(
+            "retry", GROUP, f"--outputs={tiny.outputs}", module="launcher.cli",
+            prepare=[partial(tiny_faults.wait_before_the_launch, reached, never)],
+        )  # fmt: skip
+        wait_until(reached.exists, started.process.is_alive)
+        os.kill(started.pid, signal.SIGINT)
+        ended = started.end()
+        assert (ended.status, "Traceback" in ended.err) == (130, False)
+
     def test_jobs_of_a_cluster_that_cannot_be_asked_are_left_alone(self, tiny: Tiny, tmp_path: Path) -> None:
         run = tiny.train(POINT)
         value = json.loads(run.directory.record.read_text())
