@@ -294,6 +294,12 @@ class TestCancelAndRetry:
         ended = started.end()
         assert (ended.status, "Traceback" in ended.err) == (130, False)
 
+    def test_a_run_that_was_launched_alone_has_a_command_of_its_own(self, tiny: Tiny) -> None:
+        assert tiny.launch(POINT, "loss.nan_at_step=25").status == 1
+        ended = tiny.launcher("retry", GROUP)
+        assert ended.status == 2
+        assert f"python train.py {POINT} loss.nan_at_step=25" in ended.err
+
     def test_jobs_of_a_cluster_that_cannot_be_asked_are_left_alone(self, tiny: Tiny, tmp_path: Path) -> None:
         run = tiny.train(POINT)
         value = json.loads(run.directory.record.read_text())

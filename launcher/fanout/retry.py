@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.branch.command import command
 from launcher.branch.declared import Declared
 from launcher.config import Config, FanoutConfig
+from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate, check
 from launcher.fanout.jobs import certain
 from launcher.fanout.launch import launch, print_findings, stop_if_bad
@@ -34,7 +36,8 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a run cannot be launched, or who has a job of one does not answer.
+        LauncherError: a run cannot be launched, or was not launched by a fan-out, or who has a job of one does
+            not answer.
         SystemExit: 1 if one failed again.
     """
     runs = select(outputs, name)
@@ -44,11 +47,13 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
     if held:
         release(held)
     again: dict[str, list[tuple[Candidate, Launch]]] = {}
+    alone: list[Run] = []
     for one, status in found:
         if status.state not in RETRIED or status.job_id in held:
             continue
         launched = launch_of(one.directory)
         if launched is None:
+            alone.append(one)
             continue
         again.setdefault(_alike(launched), []).append((_candidate(launched, allow), launched))
     count = sum(map(len, again.values()))
@@ -62,6 +67,13 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
             leaving = failed  # The others are not to suffer from it.
     if leaving is not None:
         raise leaving
+    if alone:
+        raise LauncherError(
+            "What was not launched with -m goes on with its own command.",
+            where=str(outputs),
+            found=", ".join(one.id for one in alone),
+            do=[command(one.record.overrides) for one in alone],
+        )
     return count + len(held)
 
 
