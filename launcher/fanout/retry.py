@@ -36,7 +36,7 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a run cannot be launched, or no fan-out launched it, or who has its job gives no answer.
+        LauncherError: a run cannot be launched, no fan-out launched it, or who has its job gives no answer.
         SystemExit: 1 if one failed again.
     """
     runs = select(outputs, name)
