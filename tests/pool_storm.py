@@ -49,8 +49,8 @@ class PoolStorm:
     def rage(self, faults: list[Fault]) -> None:
         """Let them happen, as long as there is somebody to hit.
 
-        Whenever a command has ended, its place is taken by ``launcher retry``. While nobody trains the storm's
-        clock stands still, for a while.
+        Whenever a command has ended, its place is taken by ``launcher retry``. While nobody trains, the
+        storm's clock stands still, for a while.
         """
         before = 0.0
         for fault in faults:
