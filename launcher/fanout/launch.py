@@ -136,8 +136,8 @@ def launch(
             _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if isinstance(launcher, SiblingLauncher):
-        # Nothing was trained in this process, and it ends now. Python would look for garbage in all that torch
-        # has imported, which takes most of a second; what is frozen it passes over.
+        # Nothing was trained in this process, and it ends now. Python would look for garbage in all that
+        # torch has imported, which takes most of a second; what is frozen it passes over.
         gc.freeze()
     if leaving is not None:
         raise leaving
