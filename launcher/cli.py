@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,10 @@ from launcher.errors import LauncherError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 2 (wrong input) or 3 (a check came out negative)."""
+    """Run one command.
+
+    The exit status is 0, 1 (a run failed), 2 (wrong input), 3 (a check came out negative) or 130 (Ctrl-C).
+    """
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run_verb(options)
@@ -20,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LauncherError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # `launcher tree | head` closed the pipe; that is no error of ours.
         sys.stderr.close()

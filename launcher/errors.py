@@ -48,6 +48,14 @@ class LauncherError(Exception):
         return (_rebuild, (type(self), self.__dict__.copy()))
 
 
+def in_one_line(error: BaseException) -> str:
+    """An error in one line; a programming error's words (``KeyError('x')``) say nothing without its type."""
+    said = next(iter(str(error).splitlines()), "")
+    if isinstance(error, LauncherError) or not isinstance(error, Exception):
+        return said or type(error).__name__
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def _rebuild(cls: type[LauncherError], attributes: dict[str, object]) -> LauncherError:
     error = cls.__new__(cls)
     Exception.__init__(error, attributes["what"])

@@ -17,7 +17,7 @@ from launcher.branch.plan import Plan
 from launcher.branch.record import going_on, new_record
 from launcher.checkpoint.manifest import About, Content, read_manifest
 from launcher.differences import plain
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, in_one_line
 from launcher.files import disk_error, write_text
 from launcher.findings import Finding
 from launcher.layout import RunDirectory, checkpoint_at
@@ -219,7 +219,7 @@ class Recording:
         state: State = "failed" if isinstance(error, Exception) else "interrupted"
         # A disk that is full cannot take the record either; the error itself is shown.
         with contextlib.suppress(OSError, LauncherError):
-            self._end(state, (str(error) or type(error).__name__).splitlines()[0])
+            self._end(state, in_one_line(error))
 
     def _end(self, state: State, error: str | None) -> None:
         self._bar.stop()

@@ -51,12 +51,14 @@ class BranchSweeper(BasicSweeper):
         super().__init__(max_batch_size=None, params=params)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """As Hydra's; ``fanout.max_parallel`` reaches every launcher that has such a setting."""
+        """As Hydra's; ``fanout.max_parallel`` lowers the setting of every launcher that has such a one."""
         most = config.fanout.max_parallel
         for name in _PARALLELISM:
             if most is not None and name in config.hydra.launcher:
+                own = config.hydra.launcher[name]
                 with open_dict(config):
-                    config.hydra.launcher[name] = most
+                    # joblib's -1 means as many as there are cores.
+                    config.hydra.launcher[name] = min(own, most) if own and own > 0 else most
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     @property

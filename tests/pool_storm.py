@@ -47,9 +47,10 @@ class PoolStorm:
     """How many commands have launched siblings."""
 
     def rage(self, faults: list[Fault]) -> None:
-        """Let them all happen; whenever a command has ended, its place is taken by ``launcher retry``.
+        """Let them happen, as long as there is somebody to hit.
 
-        While nobody trains the clock of the storm stands still, for a while.
+        Whenever a command has ended, its place is taken by ``launcher retry``. While nobody trains, the
+        storm's clock stands still, for a while.
         """
         before = 0.0
         for fault in faults:
@@ -60,6 +61,8 @@ class PoolStorm:
             while not self.training() and time.monotonic() < end:
                 time.sleep(0.1)
                 self.keep_retrying()
+                if self.finished():
+                    return
             self.log.note(fault, self.strike(fault))
 
     def keep_retrying(self) -> None:
@@ -118,11 +121,14 @@ class PoolStorm:
             while under_way := [one for one in self.statuses() if one.state in UNDER_WAY]:
                 assert time.monotonic() < end, f"still under way: {under_way}"
                 time.sleep(0.2)
-            if all(one.state == "finished" for one in self.statuses()):
+            if self.finished():
                 return count
             self.command = self.retry()
             self.end_command()
         raise AssertionError(f"not finished after {ROUNDS} retries: {self.statuses()}")
+
+    def finished(self) -> bool:
+        return all(one.state == "finished" for one in self.statuses())
 
     def statuses(self) -> list[Status]:
         return statuses(self.family.tiny.outputs, GROUP)
@@ -141,8 +147,8 @@ def parent(pid: int) -> int | None:
 def storm(place: Path, seed: int, seconds: float, tell: Callable[[str], object] = print) -> str:
     """All of it; one line about what was survived."""
     begin = time.monotonic()
-    # Four at a time, ten steps a second: some end within the storm.
-    family = Family.begun(place, POINT_STEP * max(4, round(seconds * 2 / POINT_STEP)))
+    # Four at a time, of ten steps a second some six survive: the last ones end when the storm does.
+    family = Family.begun(place, POINT_STEP * max(4, round(seconds * 3 / POINT_STEP)))
     log, hurried = Log(tell), place / "hurried"
     faults = forecast(seed, seconds, KINDS, 1, EVERY)
     tell(f"seed {seed}, {seconds:.0f} s, {family.steps} steps, {len(faults)} faults")

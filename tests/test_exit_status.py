@@ -59,7 +59,7 @@ class TestFailed:
         assert "Traceback" in ended.err
         assert "ZeroDivisionError" in ended.err
         assert empty.trunk.record.state == "failed"
-        assert empty.trunk.record.error == "on purpose"
+        assert empty.trunk.record.error == "ZeroDivisionError: on purpose"
         assert digest(empty.train()) is not None
 
     def test_a_run_that_failed_may_be_started_again(self, empty: Tiny, trained: Tiny) -> None:

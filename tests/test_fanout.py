@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.checkpoint.store import checkpoints
+from launcher.files import readable_bytes
 from launcher.lease import Lease, holder
 from launcher.lineage import utc_now
 from tests import tiny_faults
@@ -269,6 +270,10 @@ class TestWhichSiblings:
             "control", "heavy-loss-lr-0.002"
         }  # fmt: skip
 
+    def test_of_another_task(self, tiny: Tiny) -> None:
+        ended = tiny.launch("-m", POINT, "task=tiny,smooth", "fanout.dry_run=true")
+        assert "task-smooth-" in ended.out, ended.err
+
 
 class TestDryRun:
     def test_writes_nothing_and_shows_commands_that_give_these_runs(self, tiny: Tiny) -> None:
@@ -289,6 +294,19 @@ class TestDryRun:
         assert ended.status == 0
         assert "control-" in ended.out
         assert tiny.files() == before
+
+    def test_estimates_what_is_left_from_the_trunks_records(self, tiny: Tiny) -> None:
+        record = tiny.trunk.directory.record
+        record.write_text(json.dumps({**json.loads(record.read_text()), "seconds": 40 * 90.0}))
+        killed = tiny_faults.Kill(35, "SIGKILL", saved=True)
+        assert tiny.launch(POINT, "optimizer.lr=0.002").status == 0
+        assert tiny.launch(POINT, "optimizer.lr=0.003", prepare=[killed]).status == 137
+        shown = tiny.launch("-m", POINT, "optimizer.lr=0.002,0.003,0.004", "fanout.dry_run=true").out
+        rows = [line.split("│") for line in shown.splitlines() if line.startswith("│")]
+        size = tiny.trunk.directory.checkpoints.joinpath("checkpoint_step_20.pt").stat().st_size
+        assert [[cell.strip() for cell in row[-3:-1]] for row in rows] == [
+            ["", ""], ["15 min 00 s", readable_bytes(size)], ["30 min 00 s", readable_bytes(2 * size)]
+        ]  # fmt: skip
 
     def test_says_what_is_wrong(self, tiny: Tiny) -> None:
         ended = tiny.launch("-m", POINT, "model.width=24,32", "fanout.dry_run=true")

@@ -88,6 +88,14 @@ class TestStatus:
         assert states(tiny) == ["finished"] * 3
         assert "40/40" in tiny.launcher("status").out
 
+    def test_says_what_a_run_that_died_has_saved(self, tiny: Tiny) -> None:
+        crash = partial(tiny_faults.Kill, 35, saved=True)
+        ended = tiny.launch(*POOL, "optimizer.lr=0.002", prepare=[crash("SIGSEGV")])
+        assert "failed at step 30: killed by SIGSEGV" in ended.err
+        assert "in dangerous" in ended.err
+        assert tiny.launch(POINT, "optimizer.lr=0.003", prepare=[crash("SIGKILL")]).status == 137
+        assert {one["step"] for one in statuses(tiny, GROUP).values()} == {30}
+
     @pytest.mark.parametrize("width", [200, 120, 100, 80, 60])
     def test_fits_the_terminal(self, width: int) -> None:
         name, detail = "delayed-curriculum-fixed-spectrum-1a2b3c4d", "process 1 on a, since 2026-11-22T05:00"
@@ -262,6 +270,35 @@ class TestCancelAndRetry:
             run.record.state: read_launch(run.directory.path).settings.get("slots") for run in branches(tiny)
         }
         assert slots == {"failed": None, "finished": 2}
+
+    def test_within_the_limits_of_the_launch(self, tiny: Tiny) -> None:
+        limits = ("fanout.max_parallel=1", "fanout.stop_on_failure=true")
+        hopeless = ("loss.nan_at_step=25", RATES)
+        assert tiny.launch(*POOL, *limits, *hopeless).status == 1
+        assert states(tiny) == ["failed"] + ["not started"] * 2
+        again = tiny.launcher("retry", GROUP)
+        assert again.status == 1
+        assert states(tiny).count("failed") == 1
+        told = [line.split(": ")[1].split()[0] for line in again.err.splitlines() if line.startswith("lr-")]
+        assert told[::2] == ["started,"] * (len(told) // 2)
+
+    def test_ended_by_ctrl_c_before_anything_runs(self, tiny: Tiny, tmp_path: Path) -> None:
+        assert tiny.launch(*POOL, "loss.nan_at_step=25").status == 1
+        reached, never = tmp_path / "reached", tmp_path / "never"
+        started = tiny.start(
+            "retry", GROUP, f"--outputs={tiny.outputs}", module="launcher.cli",
+            prepare=[partial(tiny_faults.wait_before_the_launch, reached, never)],
+        )  # fmt: skip
+        wait_until(reached.exists, started.process.is_alive)
+        os.kill(started.pid, signal.SIGINT)
+        ended = started.end()
+        assert (ended.status, "Traceback" in ended.err) == (130, False)
+
+    def test_a_run_that_was_launched_alone_has_a_command_of_its_own(self, tiny: Tiny) -> None:
+        assert tiny.launch(POINT, "loss.nan_at_step=25").status == 1
+        ended = tiny.launcher("retry", GROUP)
+        assert ended.status == 2
+        assert f"python train.py {POINT} loss.nan_at_step=25" in ended.err
 
     def test_jobs_of_a_cluster_that_cannot_be_asked_are_left_alone(self, tiny: Tiny, tmp_path: Path) -> None:
         run = tiny.train(POINT)

@@ -177,7 +177,7 @@ def test_an_exception_of_rank_0_keeps_its_traceback(empty: Tiny) -> None:
     ended = empty.launch(PAIR, prepare=[partial(tiny_ranks.raise_at_rank, 0, 17)])
     assert ended.status == 1
     assert 'raise ZeroDivisionError("on purpose")' in ended.err
-    assert empty.trunk.record.error == "on purpose"
+    assert empty.trunk.record.error == "ZeroDivisionError: on purpose"
 
 
 @pytest.mark.parametrize(("rank", "status"), [(0, 99), (1, 0)])

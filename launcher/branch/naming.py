@@ -64,7 +64,9 @@ def labels_of(changed: Mapping[str, tuple[Any, Any]], config: Config, declared: 
         node, _, rest = key.partition(".")
         unit = declared.unit_of(key)
         if unit in declared.nodes and unit == node:
-            label = (config.node(node) or {}).get("label") if rest else None
+            values = config.node(node)
+            # The launcher's own nodes (training, task) are typed, and have no label.
+            label = values.get("label") if rest and isinstance(values, Mapping) else None
             parts[label or f"{node}-{declared.values.get(node)}"] = None
         else:
             parts[f"{key.rpartition('.')[2]}-{shown(own)}"] = None

@@ -48,6 +48,14 @@ def checkpoints(directory: Path) -> list[Path]:
     return [path for path in _published(directory, names) if path.name in names]
 
 
+def newest_step(directory: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none.
+
+    The record of a run that was killed may not know of it yet.
+    """
+    return max(map(step_of, checkpoints(directory)), default=0)
+
+
 def published(directory: Path) -> list[Path]:
     """Checkpoints that have a manifest, by ascending step, even where the state itself is lost."""
     return _published(directory, _names(directory))

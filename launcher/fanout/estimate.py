@@ -12,21 +12,26 @@ if TYPE_CHECKING:
     from launcher.branch.plan import Plan
 
 
-def estimated_seconds(planned: Plan) -> float | None:
-    """How long the run takes at the speed that its trunk had; None where nobody knows that."""
+def steps_left(planned: Plan, reached: int) -> int:
+    """Steps that are still to be trained, by a run that has come so far."""
+    return planned.end_step - max(planned.start.step, reached)
+
+
+def estimated_seconds(planned: Plan, steps: int) -> float | None:
+    """How long so many steps take at the speed that its trunk had; None where nobody knows that."""
     trunk = planned.point.run if planned.point is not None else None
     if trunk is None or not trunk.record.seconds:
         return None
     done = trunk.record.step - trunk.record.start_step
-    return planned.steps * trunk.record.seconds / done if done > 0 else None
+    return steps * trunk.record.seconds / done if done > 0 else None
 
 
-def estimated_bytes(planned: Plan) -> int | None:
-    """Bytes of the checkpoints that the run will have at its end, each as large as the branch point's."""
+def estimated_bytes(planned: Plan, steps: int) -> int | None:
+    """Bytes of the checkpoints that so many steps leave, each as large as the branch point's."""
     if planned.point is None or planned.point.manifest.file is None:
         return None
     kept = planned.config.checkpoint
-    count = math.ceil(planned.steps / kept.every)
+    count = math.ceil(steps / kept.every)
     if kept.keep_last is not None:
         count = min(count, kept.keep_last)
     return count * planned.point.manifest.file.bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -134,6 +135,10 @@ def launch(
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
+    if isinstance(launcher, SiblingLauncher):
+        # Nothing was trained in this process, and it ends now. Python would look for garbage in all that
+        # torch has imported, which takes most of a second; what is frozen it passes over.
+        gc.freeze()
     if leaving is not None:
         raise leaving
     if status := _exit_status(candidates, outcomes):

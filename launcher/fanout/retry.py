@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from launcher.branch.command import command
 from launcher.branch.declared import Declared
 from launcher.config import Config, FanoutConfig
+from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate, check
 from launcher.fanout.jobs import certain
 from launcher.fanout.launch import launch, print_findings, stop_if_bad
@@ -34,7 +36,7 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
 
     Raises:
         UnknownRun: there is no such group or run.
-        LauncherError: a run cannot be launched, or who has a job of one does not answer.
+        LauncherError: a run cannot be launched, no fan-out launched it, or who has its job gives no answer.
         SystemExit: 1 if one failed again.
     """
     runs = select(outputs, name)
@@ -44,11 +46,13 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
     if held:
         release(held)
     again: dict[str, list[tuple[Candidate, Launch]]] = {}
+    alone: list[Run] = []
     for one, status in found:
         if status.state not in RETRIED or status.job_id in held:
             continue
         launched = launch_of(one.directory)
         if launched is None:
+            alone.append(one)
             continue
         again.setdefault(_alike(launched), []).append((_candidate(launched, allow), launched))
     count = sum(map(len, again.values()))
@@ -62,6 +66,13 @@ def retry(outputs: Path, name: str, run: RunSibling, allow: Sequence[str] = ()) 
             leaving = failed  # The others are not to suffer from it.
     if leaving is not None:
         raise leaving
+    if alone:
+        raise LauncherError(
+            "What was not launched with -m goes on with its own command.",
+            where=str(outputs),
+            found=", ".join(one.id for one in alone),
+            do=[command(one.record.overrides) for one in alone],
+        )
     return count + len(held)
 
 
@@ -76,8 +87,12 @@ def _jobs(runs: Sequence[Run]) -> dict[str, Job]:
 
 
 def _alike(launched: Launch) -> str:
-    """Equal for runs that one launch can take: same launcher, same settings, same place."""
-    return json.dumps([_launcher(launched), _settings(launched), launched.working_directory], sort_keys=True)
+    """Equal for runs that one launch can take: same launcher, same settings, same limits, same place."""
+    fanout = launched.config.get("fanout", {})
+    limits = [fanout.get("max_parallel"), fanout.get("stop_on_failure")]
+    return json.dumps(
+        [_launcher(launched), _settings(launched), limits, launched.working_directory], sort_keys=True
+    )
 
 
 def _launcher(launched: Launch) -> str:
@@ -104,17 +119,22 @@ def _candidate(launched: Launch, allow: Sequence[str]) -> Candidate:
 def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> None:
     name, settings = _launcher(launched), _settings(launched)
     launched.find_script()
+    config = candidates[0].config
+    assert config is not None
     launcher: Any
     if name == "slurm":
         launcher = slurm.restored(settings)
     elif name == "vertex":
         launcher = vertex.restored(settings)
     else:
-        assert candidates[0].config is not None
-        launcher = pool.restored(settings, candidates[0].config)
+        launcher = pool.restored(settings, config)
+    options = FanoutConfig(
+        skip_bad=True,
+        max_parallel=config.fanout.max_parallel,
+        stop_on_failure=config.fanout.stop_on_failure,
+    )
     candidates = check(candidates, remote=launcher.remote)
     print_findings(candidates)
-    options = FanoutConfig(skip_bad=True)
     stop_if_bad(candidates, options)
     fanout = Fanout(name, settings, Path(launched.working_directory), script=launched.script)
     launch(candidates, fanout, options, launcher, run)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoint.store import newest_step
 from launcher.errors import LauncherError, UnknownRun
 from launcher.fanout.jobs import known, system_of
 from launcher.launchers.sibling import Job, Launch, read_launch
@@ -80,7 +81,8 @@ def status_of(directory: RunDirectory, jobs: Mapping[str, Job] | None = None) ->
     state, detail = _state(record, last, launch, job)
     alive = last is not None and last.alive and record.state != "finished"
     speed = last.steps_per_second if last is not None and alive else 0.0
-    step = max(record.step, last.step) if last is not None and alive else record.step
+    reached = last.step if last is not None and alive else newest_step(directory.checkpoints)
+    step = max(record.step, reached)
     return Status(
         run=record.id,
         group=record.group,

@@ -10,9 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from launcher.branch.undeclared import shown
+from launcher.checkpoint.store import newest_step
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
-from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds
+from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds, steps_left
 from launcher.fanout.status import STYLE, UNDER_WAY
 from launcher.findings import Finding, commands_of, without_commands
 from launcher.launchers.sibling import Outcome
@@ -83,14 +84,15 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
             or "nothing"
         )
         state = one.there.state if one.good else "[red]bad[/]"
+        left = steps_left(planned, one.there.step)
         table.add_row(
             planned.id,
             state,
             escape(changed),
             planned.signature,
             f"{planned.start.step} → {planned.end_step}",
-            duration(estimated_seconds(planned)),
-            disk(estimated_bytes(planned)),
+            duration(estimated_seconds(planned, left)) if left else "",
+            disk(estimated_bytes(planned, left)) if left else "",
         )
     return table
 
@@ -125,7 +127,7 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
         table.add_row(
             one.plan.directory.path.name,
             f"[{STYLE.get(state, 'yellow')}]{state}[/]",
-            f"{record.step}/{record.end_step}" if record else "",
+            f"{_reached(run)}/{run.record.end_step}" if run else "",
             _metrics(record.metrics) if record else "",
             escape(error.splitlines()[0] if error else ""),
         )
@@ -162,6 +164,11 @@ def end_state(one: Candidate, outcomes: Mapping[str, Outcome]) -> tuple[str, Run
     if not run.record.starts and (state != "queued" or (outcome is not None and outcome.status)):
         state = "not started"
     return state, run
+
+
+def _reached(run: Run) -> int:
+    """The step that a run goes on from; one that was killed, or had no room, could not record it."""
+    return max(run.record.step, newest_step(run.directory.checkpoints))
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -18,7 +18,7 @@ import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
-from launcher.errors import ConfigError, LauncherError, RunFailed
+from launcher.errors import ConfigError, LauncherError, RunFailed, in_one_line
 from launcher.training.rendezvous import ALONE, Place, choose_interface, met
 
 _T = TypeVar("_T")
@@ -119,10 +119,8 @@ class Ranks:
         """Leave word of what ended this rank where rank 0 will look; whether nothing is left to say."""
         if isinstance(error, _PeerLost) or not isinstance(error, Exception):
             return True
-        name = "" if isinstance(error, LauncherError) else f"{type(error).__name__}: "
-        said = (str(error).splitlines() or [""])[0]
         try:
-            self._store.set(_FAILURE, f"Rank {self.rank} failed: {name}{said}")
+            self._store.set(_FAILURE, f"Rank {self.rank} failed: {in_one_line(error)}")
         except RuntimeError:
             return False
         return True

@@ -58,6 +58,8 @@ class Storm:
     controller: threading.Lock = field(default_factory=threading.Lock)
     """Held by who needs the controller, and by who takes it away: only it can say that a node is back."""
     retrying: Started | None = None
+    killed: set[int] = field(default_factory=set)
+    """Processes that got a signal. ``launcher retry`` itself holds a sibling's lease for a moment."""
 
     def launch(self) -> None:
         """All siblings, by two commands: half may save while they are preempted, half may not."""
@@ -107,6 +109,7 @@ class Storm:
             os.kill(process.process.pid, signal.Signals[fault.kind])
         except ProcessLookupError:
             return None
+        self.killed.add(process.process.pid)
         return f"{run.id}, process {process.process.pid}, step {process.step}"
 
     def victim(self, number: int) -> tuple[Run, Holder] | None:
@@ -180,11 +183,12 @@ class Storm:
         """Of the last one; without a controller it may fail, with a message."""
         if self.retrying is None:
             return 0
+        struck = self.retrying.pid in self.killed
         ended, self.retrying = self.retrying.end(), None
         assert "Traceback" not in ended.err, ended.err
-        assert ended.status in (0, 1, 2), ended.said
+        assert ended.status in (0, 1, 2) or struck, (ended.status, ended.said)
         if ended.status:
-            self.log.tell(f"          retry: {ended.err.strip().splitlines()[-4:]}")
+            self.log.tell(f"          retry: {ended.status}, {ended.err.strip().splitlines()[-4:]}")
         return ended.status
 
     def clear(self) -> int:

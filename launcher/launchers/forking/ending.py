@@ -6,6 +6,7 @@ import contextlib
 import signal
 from pathlib import Path
 
+from launcher.checkpoint.store import newest_step
 from launcher.errors import LauncherError
 from launcher.launchers.forking.fork_server import Ended
 from launcher.layout import RunDirectory
@@ -36,12 +37,16 @@ def read_record(directory: Path) -> RunRecord | None:
 def last_lines(log: Path, count: int = 12) -> list[str]:
     """The last lines of what a process printed, or those around its crash; none if there is no such file."""
     with contextlib.suppress(OSError), log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - (1 << 14)))
+        stream.seek(max(0, log.stat().st_size - (1 << 16)))
         lines = stream.read().decode(errors="replace").splitlines()
-        # Python's report of a crash begins with where it was and ends with who called that.
         crashes = [at for at, line in enumerate(lines) if line.startswith("Fatal Python error")]
-        first = max(0, crashes[-1] - 2) if crashes else max(0, len(lines) - count)
-        return lines[first : first + count]
+        if not crashes:
+            return lines[-count:]
+        # Python's report begins with threads that did nothing, and ends with who called the one that crashed.
+        before, report = lines[: crashes[-1]][-2:], lines[crashes[-1] :]
+        threads = [at for at, line in enumerate(report) if line.startswith("Current thread")]
+        first = threads[0] if threads else 1
+        return [*before, report[0], *report[first : first + count - len(before) - 1]]
     return []
 
 
@@ -93,6 +98,7 @@ def _record(directory: Path, state: State, error: str | None) -> None:
             # Read again: until the token was taken, somebody else could write.
             record = read_run(directory).record
             record.state, record.error = state, error
+            record.step = max(record.step, newest_step(RunDirectory(directory).checkpoints))
             record.write(directory, lease.aside())
         finally:
             lease.release()
