@@ -9,7 +9,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, printable
 
 Level = Literal["error", "warning", "note"]
 
@@ -69,4 +69,4 @@ def render_findings(findings: Iterable[Finding], title: str = "", width: int | N
 def _literal(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
