@@ -105,6 +105,12 @@ def test_the_bare_script_computes_the_same_and_its_checkpoint_can_be_branched(pr
         read_manifest_file(run.directory.restored).content.components["model_state_dict"]
         == (restored["model_state_dict"])
     )
+    # What the optimizer was built with is in the checkpoint, and nobody typed another.
+    project.edit("weight_decay=cfg.weight_decay", "weight_decay=0.3 + 0 * cfg.weight_decay")
+    refused = project.refuse(*point, "branch.steps=10", require).said
+    assert "optimizer: weight_decay" in refused
+    assert "0.1, as the trunk" in refused
+    assert "optimizer: betas" not in refused
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])

@@ -6,7 +6,6 @@ What no branch takes over (hyperparameters, callbacks, a foreign schedule's form
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -122,17 +121,20 @@ def _hyperparameters(group: Mapping[str, Any]) -> dict[str, Any]:
 def optimizer_steps(optimizer: Any) -> int | None:
     """The number of steps that an optimizer itself has counted; None if it does not, or not equally."""
     states = optimizer.get("state") if _is_map(optimizer) else None
-    counts = {_count(one.get("step")) for one in (states.values() if _is_map(states) else ()) if _is_map(one)}
+    counts = {
+        count_of(one.get("step")) for one in (states.values() if _is_map(states) else ()) if _is_map(one)
+    }
     counts.discard(None)
     return counts.pop() if len(counts) == 1 else None
 
 
-def _count(step: Any) -> int | None:
-    try:
-        value = step.item() if hasattr(step, "item") else step
-    except (RuntimeError, ValueError):  # A tensor of several elements.
-        return None
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def count_of(value: Any) -> int | None:
+    """A count, which may be a tensor of one element; None for anything else."""
+    if is_tensor(value) and getattr(value, "shape", None) in ((), (1,)):
+        value = value.item()
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
 
 
 def _schedule(scheduler: Any) -> dict[str, Any] | None:
