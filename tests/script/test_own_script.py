@@ -153,6 +153,26 @@ def test_a_canary_finds_state_that_nobody_registered(project: Project) -> None:
     assert "not started" in ended.said
 
 
+def test_what_can_be_seen_of_state_that_nobody_registered_is_said(project: Project) -> None:
+    shutil.rmtree(project.outputs)
+    project.edit("class Block", "OWN = torch.Generator().manual_seed(1)\n\n\nclass Block")
+    project.edit("(cfg.batch_size,))", "(cfg.batch_size,), generator=OWN)")
+    project.edit("    run.register(", "    run.register(own=OWN, ")
+    assert "drawn between" not in (first := project.good("training.steps=40")).said
+    assert "not registered" not in first.said
+    project.good("training.steps=40", "branch.from_step=20")
+    # A generator that is registered goes on where it was.
+    assert digest(sibling(project, "control"), 40) == digest(project.trunk, 40)
+    project.edit("    for step in run", "    torch.rand(1)\n    for step in run")
+    project.edit(
+        "    run.register(", "    other = torch.optim.SGD([model.ln_f.weight], lr=1e-3)\n    run.register("
+    )
+    project.edit("        optimizer.step()", "        optimizer.step()\n        other.step()")
+    said = project.good("training.steps=2", "paths.outputs=elsewhere").said
+    assert "Random numbers were drawn between run.register and run.steps()" in said
+    assert said.count("SGD: takes steps and is not registered") == 1
+
+
 def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:
     project.edit("weight_decay=cfg.weight_decay", "weight_decay=0.1")
     ended = project.launch("branch.from_step=40", "weight_decay=0.2")
