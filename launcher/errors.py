@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def printable(text: str) -> str:
+    """What comes out of a file, with the characters escaped by which it would steer a terminal."""
+    return "".join(one if one.isprintable() or one in "\n\t" else repr(one)[1:-1] for one in text)
+
+
 class LauncherError(Exception):
     """What was wrong, where, what was found, what was expected, what to do."""
 
@@ -38,7 +43,7 @@ class LauncherError(Exception):
             ("expected", self.expected),
         ):
             if value is not None:
-                lines.append(f"  {label + ':':<10}{value}")
+                lines.append(f"  {label + ':':<10}{printable(value)}")
         for index, suggestion in enumerate(self.do):
             lines.append(f"  {'to do:' if index == 0 else '':<10}{suggestion}")
         return "\n".join(lines)

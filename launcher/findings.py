@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, printable
 
 Level = Literal["error", "warning", "note"]
 
@@ -84,4 +84,4 @@ def render_findings(findings: Iterable[Finding], title: str = "", width: int | N
 def _literal(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))

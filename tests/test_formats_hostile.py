@@ -22,7 +22,9 @@ import torch
 from launcher.checkpoint.formats import known
 from launcher.checkpoint.formats.distributed import read_metadata
 from launcher.checkpoint.formats.known import described, inspect
-from launcher.errors import CheckpointError, LauncherError
+from launcher.cli import main
+from launcher.errors import CheckpointError, ConfigError, LauncherError
+from launcher.training.rng import restore_rng, rng_state
 from tests.tiny_process import Tiny
 
 
@@ -39,6 +41,11 @@ class Payload:
 class Evaluated(Payload):
     def __reduce__(self) -> Any:
         return eval, (f"__import__('os').mkdir({str(self.mark)!r})",)
+
+
+class Wrapped(Payload):
+    def __reduce__(self) -> Any:
+        return getattr(torch.storage, "_load_from_bytes"), (pickle.dumps(Payload(self.mark)),)  # noqa: B009
 
 
 @pytest.fixture
@@ -152,6 +159,18 @@ class TestNothingIsExecuted:
         ended = empty.refuse(f"branch.from_checkpoint={path}", "branch.allow_globals=[posix.mkdir]")
         assert "no checkpoint needs" in ended.err
         assert "posix.mkdir" in empty.refuse(f"branch.from_checkpoint={path}").err
+
+    def test_what_loads_a_pickle_by_itself_cannot_be_allowed(self, tmp_path: Path, mark: Path) -> None:
+        """PyTorch's function for the bytes of a tensor reads them as pickles are read."""
+        path = torch_file(tmp_path / "a.pt", {"model": WEIGHTS, "step": 1, "note": Wrapped(mark)})
+        name = "torch.storage._load_from_bytes"
+        with pytest.raises(CheckpointError) as caught:
+            described(path)
+        assert caught.value.do == (f"do not load it: no checkpoint needs {name}",)
+        with pytest.raises(ConfigError, match="no checkpoint needs"):
+            described(path, [name])
+        with pytest.raises(ConfigError, match=r"random\._urandom, which is posix\.urandom"):
+            described(path, ["random._urandom"])
 
     def test_training_arguments_are_not_even_read(self, tmp_path: Path, mark: Path) -> None:
         path = huggingface(tmp_path / "c", "training_args.bin", Payload(mark))
@@ -405,6 +424,16 @@ class TestDistributed:
         with pytest.raises(CheckpointError, match="ends before"):
             inspect(path)
 
+    def test_a_part_with_another_byte(self, tmp_path: Path) -> None:
+        """PyTorch would read it, and train with another weight."""
+        path = distributed(tmp_path / "c")
+        part = path / "__0_0.distcp"
+        whole = part.read_bytes()
+        at = whole.index(WEIGHTS["0.weight"].numpy().tobytes()) + 7
+        part.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError, match="damaged"):
+            described(path)
+
     @pytest.mark.parametrize("lie", ["size", "chunks", "offset", "length", "path"])
     def test_metadata_that_lie(self, lie: str, tmp_path: Path) -> None:
         def change(metadata: Any) -> None:
@@ -466,6 +495,47 @@ def spoiled(whole: bytes, draw: random.Random) -> Iterator[bytes]:
         at = draw.randrange(len(whole))
         yield whole[:at] + draw.randbytes(draw.randrange(1, 9)) + whole[at + 4 :]
     yield draw.randbytes(len(whole))
+
+
+@pytest.mark.parametrize("lines", ["[1, 2]", "5", '{"loss": 1}'])
+def test_a_log_that_is_none(lines: str, tmp_path: Path) -> None:
+    path = huggingface(tmp_path / "c")
+    (path / "trainer_state.json").write_text(f'{{"global_step": 7, "log_history": {lines}}}')
+    assert described(path).about.step == 7
+
+
+def test_a_count_that_is_no_number(tmp_path: Path) -> None:
+    counted = {**OPTIMIZER, "state": {0: {"step": torch.tensor(float("nan"))}, 1: {"step": torch.ones(2)}}}
+    assert inspect(torch_file(tmp_path / "a.pt", {"model": WEIGHTS, "optimizer": counted})).step is None
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        inspect(tmp_path / "a.pt")
+    assert caught.value.found == "not a regular file"
+
+
+def test_names_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = torch_file(tmp_path / "a.pt", {"model": {"\x1b[2Jw": torch.ones(1)}, "\x1b]0;x\x07": 1})
+    assert main(["inspect", str(path), "--tensors"]) == 0
+    with pytest.raises(CheckpointError) as caught:
+        inspect(tmp_path / "\x1b[2J.pt")
+    said = capsys.readouterr().out + str(caught.value)
+    assert "\x1b" not in said
+    assert "\\x1b[2Jw" in said
+
+
+@pytest.mark.parametrize("name", ["python", "numpy", "torch"])
+def test_generators_states_that_are_none(name: str) -> None:
+    state = rng_state()
+    state[name] = {
+        "python": {**state["python"], "internal": torch.ones(3, dtype=torch.int64)},
+        "numpy": {**state["numpy"], "key": torch.ones(3, dtype=torch.int64)},
+        "torch": torch.ones(3, dtype=torch.uint8),
+    }[name]
+    with pytest.raises(CheckpointError, match="RNG state"):
+        restore_rng(state)
 
 
 def test_a_checkpoint_of_before_pytorch_1_6_is_told_what_to_do(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from launcher.config import BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
 from launcher.findings import Finding
+from launcher.script.hyperparameters import of_group
 from launcher.script.loop import OwnLoop
 from launcher.script.parts import DATA
 from launcher.training.optim import hyperparameters
@@ -98,11 +99,56 @@ def foreign_findings(plan: Plan, task: Task | OwnLoop) -> list[Finding]:
             f"{point.checkpoint.name} ({point.format}) does not tell its run's config, data and code",
             "those of this run",
             "see that they are: "
-            + ("only the optimizer's settings" if _optimizer(point, plan.config) else "nothing of them")
+            + ("only the optimizer's settings" if _told(plan, point, task) else "nothing of them")
             + " could be compared",
         ),
+        *_built_otherwise(plan, point, task),
         *_inside(plan, point),
     ]
+
+
+def _told(plan: Plan, point: BranchPoint, task: Task | OwnLoop) -> bool:
+    """Whether the optimizer's settings are in the checkpoint, and are taken over."""
+    branch = plan.config.branch
+    if isinstance(task, OwnLoop):
+        restored = branch.restore == "full" and "optimizer" not in branch.reset
+        return restored and task.optimizer is not None and bool(point.manifest.content.optimizer_groups)
+    return bool(_optimizer(point, plan.config))
+
+
+_ARITHMETIC = frozenset({"foreach", "fused", "capturable", "differentiable"})
+"""How an optimizer computes, and not what."""
+
+
+def _built_otherwise(plan: Plan, point: BranchPoint, task: Task | OwnLoop) -> list[Finding]:
+    """Settings that a script's optimizer is built with, and the checkpoint's was not: these would win.
+
+    Where something was typed, it may have been that. A control changes nothing, so there it cannot be.
+    """
+    if not isinstance(task, OwnLoop) or task.optimizer is None or not _told(plan, point, task):
+        return []
+    own, groups = task.optimizer.param_groups, point.manifest.content.optimizer_groups
+    unlike: dict[str, Finding] = {}
+    for here, there in zip(map(of_group, own), groups if len(groups) == len(own) else (), strict=False):
+        theirs = of_group(there.hyperparameters)
+        for name in sorted((here.keys() & theirs.keys() & there.hyperparameters.keys()) - _ARITHMETIC):
+            if _as_json(here[name]) == _as_json(theirs[name]):
+                continue
+            moved = name == "lr" and "initial_lr" not in there.hyperparameters
+            unlike[name] = Finding(
+                "warning" if plan.differences or moved else "error",
+                f"optimizer: {name}",
+                f"the script builds it with {here[name]}, which goes on top of what is restored",
+                f"{theirs[name]} at step {point.manifest.step}" if moved else f"{theirs[name]}, as the trunk",
+                f"{name} as the trunk; or type what changes it"
+                if not moved
+                else "nothing where the loop sets it in each step; else build it with the trunk's",
+            )
+    return list(unlike.values())
+
+
+def _as_json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _missing(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop) -> list[Finding]:

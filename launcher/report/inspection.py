@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launcher.checkpoint.formats.known import Inspection
 from launcher.checkpoint.formats.protocol import is_tensor
+from launcher.errors import printable
 from launcher.files import readable_bytes
 
 _MODEL = "model_state_dict."
@@ -75,12 +76,12 @@ def rendered(told: dict[str, Any], tensors: bool) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _lines(told):
-        table.add_row(name, escape(value))
+        table.add_row(name, escape(printable(value)))
     if not tensors:
         return table
     listing = Table("tensor", "shape", "dtype")
     for one in told["tensors"]:
-        listing.add_row(escape(one["name"]), escape(str(one["shape"])), one["dtype"])
+        listing.add_row(escape(printable(one["name"])), escape(str(one["shape"])), one["dtype"])
     return Group(table, listing)
 
 

@@ -27,7 +27,7 @@ Fresh = dict[str, Any]
 def fresh(parts: Parts) -> Fresh:
     """The hyperparameters as they were built; to be asked before anything is restored."""
     built: Fresh = {
-        name: [_of_group(one) for one in part.param_groups] for name, part in parts.optimizers.items()
+        name: [of_group(one) for one in part.param_groups] for name, part in parts.optimizers.items()
     }
     for name, part in parts.schedulers.items():
         built[name] = [_of_schedule(one) for one in _within(part)]
@@ -53,7 +53,7 @@ def settle(parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str]) -
         anew = bool(driving) and not driving.keys() & restored and name in restored
         for index, group in enumerate(optimizer.param_groups):
             built = own[name][index]
-            there = before[index] if before is not None else _of_group(group)
+            there = before[index] if before is not None else of_group(group)
             other = [key for key in built if key != _SAVED_RATE and built[key] != there.get(key)]
             if "lr" in other or anew:
                 _set_rate(group, index, built, there.get("lr"), driving.values(), anew)
@@ -76,7 +76,8 @@ def rate(parts: Parts) -> float | None:
     return None
 
 
-def _of_group(group: Mapping[str, Any]) -> dict[str, Any]:
+def of_group(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters of a group; ``lr`` is the base rate, where the group has both."""
     values = {key: _number(value) for key, value in group.items() if key not in {"params", "initial_lr"}}
     own = {key: value for key, value in values.items() if _plain(value)}
     if "lr" in own:

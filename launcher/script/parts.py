@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -144,7 +144,7 @@ def collected(
     for name, one in {"model": model, **stateful}.items():
         if not isinstance(one, Stateful):
             raise ConfigError(
-                f"run.register was given a {name} that has no state.",
+                f"run.register was given something as {name} that has no state.",
                 where=f"run.register({name}=...)",
                 found=f"{type(one).__module__}.{type(one).__qualname__}",
                 expected="an object with state_dict() and load_state_dict(state)",
@@ -152,10 +152,27 @@ def collected(
     return Parts(model, stateful, fingerprint or UNKNOWN, dict(directions), inexact)
 
 
+class GeneratorState:
+    """A generator of the script's own; PyTorch's say their state in another way than all else."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it is."""
+        return {"state": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any], /) -> None:
+        """It goes on there."""
+        self._generator.set_state(state["state"].cpu())
+
+
 def _within(one: Any) -> Any:
     """An optimizer or schedule that another library has wrapped, as Accelerate does; or what was given.
 
     A wrapper hides which schedule drives which optimizer, and then a typed learning rate would be lost.
     """
+    if isinstance(one, Generator):
+        return GeneratorState(one)
     inner = getattr(one, "optimizer" if isinstance(one, Optimizer) else "scheduler", None)
     return inner if isinstance(inner, Optimizer | LRScheduler) else one

@@ -100,7 +100,7 @@ class Run:
         data: Any = None,
         fingerprint: str | None = None,
         directions: Mapping[str, Direction] | None = None,
-        **others: Stateful,
+        **others: Stateful | torch.Generator,
     ) -> None:
         """Say what belongs in a checkpoint, once, before the loop. What was saved is restored here, in place.
 
@@ -120,7 +120,8 @@ class Run:
             fingerprint: identifies the data: equal ones mean equal batches for an equal seed. By default the
                 dataset's own, where it has one.
             directions: metric, without ``train/`` and ``val/``, to ``up`` or ``down``: which way is better.
-            others: anything else with ``state_dict`` and ``load_state_dict``: a second model, an average.
+            others: anything else with ``state_dict`` and ``load_state_dict``: a second model, an average;
+                or a ``torch.Generator``.
 
         Raises:
             ConfigError: something has no state to save.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +25,7 @@ from launcher.script.reading import noted
 from launcher.script.run import Run, Stopped
 from launcher.session.source import Source, facts_of, taken, weights_of
 from launcher.session.unread import refuse_unread, tell_unread
+from launcher.session.unregistered import watched
 from launcher.trackers.wandb.theirs import their_run
 from launcher.training.loop import Hooks, Trained, due
 from launcher.training.progress import Progress
@@ -56,6 +57,7 @@ class Session(Run):
         self._plan, self._source, self._hooks, self._stop_asked = plan, source, hooks, stop
         self._started = started
         self._fresh: Fresh = {}
+        self._drawn = ""
         self._line: dict[str, float | Tensor] = {}
         self._rate: float | None = None
         self._save_asked = self._begun = self.ended = self._left_early = False
@@ -105,6 +107,10 @@ class Session(Run):
         }
 
     # What the script calls.
+
+    def steps(self) -> Iterator[int]:
+        """The steps that are left. See :meth:`launcher.script.run.Run.steps`."""
+        return watched(super().steps(), self._live, self._drawn)
 
     @property
     def step(self) -> int:
@@ -211,9 +217,11 @@ class Session(Run):
 
     def _registered(self, parts: Parts) -> None:
         self._fresh = fresh(parts)
-        state = self._source.state
-        if not state:
-            return
+        if self._source.state:
+            self._restore(parts, self._source.state)
+        self._drawn = rng_digest()
+
+    def _restore(self, parts: Parts, state: Mapping[str, Any]) -> None:
         if self._source.origin == "own checkpoint":
             parts.load_weights(state[MODEL])
             parts.load(state)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from blake3 import blake3
 
+from launcher.errors import CheckpointError
+
 
 def seed_all(seed: int) -> None:
     """Start every generator from ``seed`` (0 to 2**32 - 1)."""
@@ -44,7 +46,23 @@ def restore_rng(state: dict[str, Any], *, own_gpu: bool = False) -> None:
 
     Generators that ``state`` leaves out, and those of GPUs that are not there, or were not there, keep
     their seeded state.
+
+    Raises:
+        CheckpointError: a state is none of such a generator.
     """
+    try:
+        _restore(state, own_gpu)
+    except (TypeError, ValueError, LookupError, RuntimeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(
+            "The checkpoint's RNG state is none.",
+            where="rng_state",
+            found=str(error) or type(error).__name__,
+            expected="the states that the generators of Python, NumPy and PyTorch give",
+            do="start them anew: branch.reset=[rng]",
+        ) from error
+
+
+def _restore(state: dict[str, Any], own_gpu: bool) -> None:
     if (python := state.get("python")) is not None:
         random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     if (numpy := state.get("numpy")) is not None:

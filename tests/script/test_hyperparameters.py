@@ -151,5 +151,5 @@ def test_two_optimizers_each_keep_their_own() -> None:
 
 
 def test_what_has_no_state_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a scheduler that has no state"):
+    with pytest.raises(ConfigError, match="as scheduler that has no state"):
         collected(nn.Linear(1, 1), {"scheduler": lambda step: 1.0}, None, {}, lambda data: (data, None, ()))

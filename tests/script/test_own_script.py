@@ -105,6 +105,12 @@ def test_the_bare_script_computes_the_same_and_its_checkpoint_can_be_branched(pr
         read_manifest_file(run.directory.restored).content.components["model_state_dict"]
         == (restored["model_state_dict"])
     )
+    # What the optimizer was built with is in the checkpoint, and nobody typed another.
+    project.edit("weight_decay=cfg.weight_decay", "weight_decay=0.3 + 0 * cfg.weight_decay")
+    refused = project.refuse(*point, "branch.steps=10", require).said
+    assert "optimizer: weight_decay" in refused
+    assert "0.1, as the trunk" in refused
+    assert "optimizer: betas" not in refused
 
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
@@ -145,6 +151,26 @@ def test_a_canary_finds_state_that_nobody_registered(project: Project) -> None:
     assert ended.status == 1
     assert "The canary did not pass: a step after loading again is not the step" in project.logs()
     assert "not started" in ended.said
+
+
+def test_what_can_be_seen_of_state_that_nobody_registered_is_said(project: Project) -> None:
+    shutil.rmtree(project.outputs)
+    project.edit("class Block", "OWN = torch.Generator().manual_seed(1)\n\n\nclass Block")
+    project.edit("(cfg.batch_size,))", "(cfg.batch_size,), generator=OWN)")
+    project.edit("    run.register(", "    run.register(own=OWN, ")
+    assert "drawn between" not in (first := project.good()).said
+    assert "not registered" not in first.said
+    project.good("branch.from_step=40")
+    # A generator that is registered goes on where it was.
+    assert digest(sibling(project, "control"), 60) == digest(project.trunk, 60)
+    project.edit("    for step in run", "    torch.rand(1)\n    for step in run")
+    project.edit(
+        "    run.register(", "    other = torch.optim.SGD([model.ln_f.weight], lr=1e-3)\n    run.register("
+    )
+    project.edit("        optimizer.step()", "        optimizer.step()\n        other.step()")
+    said = project.good("training.steps=2", "paths.outputs=elsewhere").said
+    assert "Random numbers were drawn between run.register and run.steps()" in said
+    assert said.count("SGD: takes steps and is not registered") == 1
 
 
 def test_an_override_that_nothing_reads_is_an_error(project: Project) -> None:

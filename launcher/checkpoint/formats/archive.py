@@ -59,11 +59,14 @@ def read_archive(path: Path, start: int = 0, length: int | None = None, *, crc: 
             if length is not None:
                 file.seek(start)
                 data = file.read(length)
-                return _read(path, io.BytesIO(data), len(data))
-            size = file.seek(0, io.SEEK_END)
-            archive = _read(path, file, size)
+                archive = _read(path, io.BytesIO(data), len(data))
+                if crc:
+                    _check_crc(path, memoryview(data), archive)
+                return archive
+            archive = _read(path, file, file.seek(0, io.SEEK_END))
             if crc:
-                _check_crc(path, file, archive)
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages, memoryview(pages) as view:
+                    _check_crc(path, view, archive)
             return archive
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, RuntimeError) as error:
         refuse(path, str(error) or type(error).__name__, f"{_EXPECTED}, since PyTorch 1.6")
@@ -113,15 +116,13 @@ def _record(path: Path, file: IO[bytes], entry: zipfile.ZipInfo, size: int) -> R
     return Record(start, entry.file_size, entry.CRC)
 
 
-def _check_crc(path: Path, file: IO[bytes], archive: Archive) -> None:
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages, memoryview(pages) as view:
+def _check_crc(path: Path, view: memoryview, archive: Archive) -> None:
+    def whole(one: tuple[str, Record]) -> str | None:
+        with view[one[1].start : one[1].start + one[1].length] as data:
+            return None if zlib.crc32(data) == one[1].crc else one[0]
 
-        def whole(one: tuple[str, Record]) -> str | None:
-            with view[one[1].start : one[1].start + one[1].length] as data:
-                return None if zlib.crc32(data) == one[1].crc else one[0]
-
-        with ThreadPoolExecutor(files.cores()) as pool:
-            damaged = [name for name in pool.map(whole, archive.storages.items()) if name is not None]
+    with ThreadPoolExecutor(files.cores()) as pool:
+        damaged = [name for name in pool.map(whole, archive.storages.items()) if name is not None]
     if damaged:
         refuse(
             path,

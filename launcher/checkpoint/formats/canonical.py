@@ -122,11 +122,19 @@ def optimizer_steps(optimizer: Any) -> int | None:
     """The number of steps that an optimizer itself has counted; None if it does not, or not equally."""
     states = optimizer.get("state") if _is_map(optimizer) else None
     counts = {
-        int(one["step"].item() if hasattr(one["step"], "item") else one["step"])
-        for one in (states.values() if _is_map(states) else ())
-        if _is_map(one) and (isinstance(one.get("step"), int | float) or hasattr(one.get("step"), "item"))
+        count_of(one.get("step")) for one in (states.values() if _is_map(states) else ()) if _is_map(one)
     }
+    counts.discard(None)
     return counts.pop() if len(counts) == 1 else None
+
+
+def count_of(value: Any) -> int | None:
+    """A count, which may be a tensor of one element; None for anything else."""
+    if is_tensor(value) and getattr(value, "shape", None) in ((), (1,)):
+        value = value.item()
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and value >= 0 else None
 
 
 def _schedule(scheduler: Any) -> dict[str, Any] | None:

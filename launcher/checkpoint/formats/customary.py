@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoint.formats.canonical import GENERATORS, first_of
+from launcher.checkpoint.formats.canonical import GENERATORS, count_of, first_of
 from launcher.checkpoint.formats.protocol import Entries, is_tensor, refuse
 
 MODEL = ("model_state_dict", "state_dict", "model", "model_state", "module", "net")
@@ -68,8 +68,8 @@ def customary_parts(path: Path, held: Any) -> Entries:
         scaler=first_of(held, SCALER),
         rng=_generators(held),
         task=held.get("task"),
-        step=_count(first_of(held, STEP)),
-        epoch=_count(held.get("epoch")),
+        step=count_of(first_of(held, STEP)),
+        epoch=count_of(held.get("epoch")),
         end_step=_length(held),
         unused=tuple(str(key) for key in held if key not in used),
     )
@@ -90,19 +90,10 @@ def _generators(held: Mapping[Any, Any]) -> list[Any]:
     return [found] if found else [whole] if whole is not None else []
 
 
-def _count(value: Any) -> int | None:
-    """A count, which may be a tensor of one element."""
-    if is_tensor(value) and getattr(value, "shape", None) in ((), (1,)):
-        value = value.item()
-    if type(value) is float and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and value >= 0 else None
-
-
 def _length(held: Mapping[Any, Any]) -> int | None:
     """Where the run was to end: said by the checkpoint, or in the config that it holds."""
     for one in (held, *(held.get(name) for name in _CONFIG)):
-        found = _count(first_of(one, LENGTH)) if isinstance(one, Mapping) else None
+        found = count_of(first_of(one, LENGTH)) if isinstance(one, Mapping) else None
         if found:
             return found
     return None

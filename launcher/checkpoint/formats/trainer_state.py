@@ -20,7 +20,12 @@ def trainer_state(state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: state[name] for name in _KEPT if name in state}
     if "log_history" in kept:
         # The last line of all sums up one call of train(), wherever that began.
-        kept["log_history"] = [line for line in kept["log_history"] or () if "train_runtime" not in line]
+        lines = kept["log_history"]
+        kept["log_history"] = [
+            line
+            for line in (lines if isinstance(lines, list) else ())
+            if isinstance(line, Mapping) and "train_runtime" not in line
+        ]
     return {name: lasting(value) for name, value in kept.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +76,9 @@ def _file(path: Path, known: str) -> CheckpointError:
 
 
 def _beginning(path: Path) -> bytes:
+    if not stat.S_ISREG(path.stat().st_mode):
+        # Opening a pipe would wait for whoever writes into it.
+        raise OSError("not a regular file")
     with path.open("rb") as file:
         return file.read(_LOOKED_AT)
 

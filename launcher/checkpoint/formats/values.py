@@ -42,6 +42,7 @@ class Values:
 
     def torch_bytes(self, path: Path, start: int, length: int) -> Any:
         """See :class:`~launcher.checkpoint.formats.protocol.Opener`."""
+        read_archive(path, start, length, crc=True)
         (facts := Facts()).torch_bytes(path, start, length)
         with path.open("rb") as file:
             file.seek(start)
@@ -168,14 +169,23 @@ class ScatteredValues(Values):
 def _class(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     if not module or may_not(name):
-        raise ConfigError(
-            "branch.allow_globals names what no checkpoint needs.",
-            found=name,
-            expected="the dotted name of a class of the library that wrote the checkpoint",
-        )
+        raise _never(name)
     try:
-        return (getattr(importlib.import_module(module), attribute), name)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             "branch.allow_globals names a class that cannot be imported.", found=f"{name}: {error}"
         ) from error
+    # A module may have it from another one.
+    home = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', attribute)}"
+    if may_not(home):
+        raise _never(f"{name}, which is {home}")
+    return found, name
+
+
+def _never(name: str) -> ConfigError:
+    return ConfigError(
+        "branch.allow_globals names what no checkpoint needs.",
+        found=name,
+        expected="the dotted name of a class of the library that wrote the checkpoint",
+    )
