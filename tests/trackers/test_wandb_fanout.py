@@ -43,6 +43,7 @@ class TestFanout:
     ) -> Ended:
         overrides = ["-m", POINT, RATES, "tracker=wandb", "tracking.tags=[mine]"]
         overrides += [f"hydra/launcher={request.param}", f"fanout.control={request.param == 'basic'}"]
+        overrides.append("+loss.facts={loss: l1, source: paper}")
         ended = tiny.launch(*overrides, environment=environment)
         assert ended.status == 0, ended.err
         return ended
@@ -64,6 +65,8 @@ class TestFanout:
             assert told["branched_from_run"] == told["comparison_to_run"] == tiny.trunk.id
             assert told["branched_from_sha256"] == parent.sha256
             assert told["branch_type"] == run.record.branch_type
+            # A fact is shown by itself, but never in place of a node of the config.
+            assert (told["source"], told["loss"]["facts"]["loss"]) == ("paper", "l1")
             assert told["branched_from_metrics"] == parent.metrics
             assert run.record.trackers["wandb"].startswith(server.url)
             assert run.record.trackers["wandb_settings"]["mode"] == "online"
