@@ -21,7 +21,7 @@ from launcher.sources.http import WebFile, opened
 from launcher.sources.remote import Broken, RemoteFile, unavailable
 from launcher.sources.transfer import Opened, bring, tried
 from launcher.trackers.wandb.mode import has_key
-from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+from launcher.trackers.wandb.tracker import quiet_library, clients_environment
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -43,7 +43,7 @@ class WandbArtifact:
 
     def __enter__(self) -> Self:
         try:
-            with service_kept_from_children():
+            with clients_environment():
                 self._artifact = self._asked(self._found)
         except BaseException:
             self.__exit__()
@@ -55,7 +55,7 @@ class WandbArtifact:
 
     def __exit__(self, *_: object) -> None:
         """End the client's service: what is forked from here must not share it."""
-        with service_kept_from_children(), contextlib.suppress(BaseException):
+        with clients_environment(), contextlib.suppress(BaseException):
             import wandb
 
             wandb.teardown()

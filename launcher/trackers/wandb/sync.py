@@ -23,7 +23,7 @@ from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.mode import has_key
 from launcher.trackers.wandb.names import DEFAULT_PROJECT
-from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+from launcher.trackers.wandb.tracker import quiet_library, clients_environment
 
 if TYPE_CHECKING:
     import wandb
@@ -94,7 +94,7 @@ def require_key() -> None:
     Raises:
         ConfigError: there is none.
     """
-    with service_kept_from_children():
+    with clients_environment():
         library = quiet_library()
         if not has_key(library.settings.base_url):
             raise ConfigError("wandb has no API key.", do="set WANDB_API_KEY, or run `wandb login`")
@@ -109,7 +109,7 @@ def sync_run(local: Local, rewind: bool = False) -> Synced:
     """
     found = Synced(local.id)
     try:
-        with service_kept_from_children():
+        with clients_environment():
             _Sync(local, found).bring_up(rewind)
     except LauncherError as error:
         found.problem = str(error).splitlines()[0]
