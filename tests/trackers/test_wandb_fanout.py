@@ -118,6 +118,16 @@ class TestFork:
         assert run.record.trackers["wandb_settings"]["fork"].startswith("forked from")
 
 
+def test_a_run_from_scratch_is_not_among_the_siblings(
+    tiny: Tiny, server: WandbServer, environment: dict[str, str]
+) -> None:
+    asked = ("branch.from_step=25", "branch.on_unavailable=scratch", "tracker=wandb", "tracking.group=mine")
+    run = tiny.train(*asked, environment={**environment, "WANDB_RUN_GROUP": "theirs"})
+    stored = server.run(run.id)
+    assert (stored.group, stored.job_type) == (None, "scratch")
+    assert "fallback-from-scratch" in stored.tags
+
+
 @pytest.mark.parametrize("does", ["status", "hang"])
 def test_a_server_that_misbehaves_changes_nothing_about_the_run(
     tiny: Tiny, trained: Tiny, server: WandbServer, environment: dict[str, str], does: Any

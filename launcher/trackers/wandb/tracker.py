@@ -26,8 +26,8 @@ INIT_SECONDS = 60.0
 UPLOAD_SECONDS = 100.0
 """How long the client may upload at the end; what is left stays on disk for ``launcher sync``."""
 _KILL_SECONDS = 2.0
-TAKEN_OVER = ("WANDB_TAGS", "WANDB_RUN_ID")
-"""Variables that :func:`launcher.trackers.wandb.names.described` reads for the client."""
+TAKEN_OVER = ("WANDB_TAGS", "WANDB_RUN_ID", "WANDB_RUN_GROUP")
+"""Variables that the launcher reads for the client."""
 
 
 class WandbTracker:
@@ -257,7 +257,8 @@ def clients_environment() -> Iterator[None]:
     """The environment that the client may see, and no trace of its service in it afterwards.
 
     A child that uses the service dies with its parent's. The client reads names from the environment by
-    itself, and gives up where it would refuse one: so it does not see those that it is told in legal form.
+    itself, gives up where it would refuse one, and puts a run that is in no group into the variable's: so it
+    does not see those that it is told.
     """
     kept = {name: value for name in TAKEN_OVER if (value := os.environ.pop(name, None)) is not None}
     os.environ.pop("WANDB_SERVICE", None)
