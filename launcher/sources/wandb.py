@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from launcher.errors import BranchPointUnavailable
 from launcher.sources.filesystem import StoredFiles
-from launcher.sources.http import WebFile, opened
+from launcher.sources.http import WebFile, broken_off, opened
 from launcher.sources.remote import Broken, RemoteFile, unavailable
 from launcher.sources.transfer import Opened, bring, tried
 from launcher.trackers.wandb.mode import has_key
-from launcher.trackers.wandb.tracker import quiet_library, clients_environment
+from launcher.trackers.wandb.tracker import clients_environment, quiet_library
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -44,7 +44,7 @@ class WandbArtifact:
     def __enter__(self) -> Self:
         try:
             with clients_environment():
-                self._artifact = self._asked(self._found)
+                self._artifact = tried(lambda: self._asked(self._found), self._reference)
         except BaseException:
             self.__exit__()
             raise
@@ -123,6 +123,8 @@ class WandbArtifact:
             return answer  # type: ignore[return-value]
         if isinstance(error, (BranchPointUnavailable, Broken)):
             raise error
+        if (broken := broken_off(error)) is not None:
+            raise broken from error
         raise unavailable(self._reference, _line(error)) from error
 
 

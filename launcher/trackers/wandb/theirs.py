@@ -13,7 +13,7 @@ from typing import Any
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
 from launcher.trackers.wandb.names import described
-from launcher.trackers.wandb.tracker import quiet_library, clients_environment
+from launcher.trackers.wandb.tracker import clients_environment, quiet_library
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
-from launcher.trackers.wandb.names import described, legal_id
+from launcher.trackers.wandb.names import described, legal_id, note_told
 
 if TYPE_CHECKING:
     import wandb
@@ -67,6 +67,7 @@ class WandbTracker:
             return None
         self._identity = identity
         told = described(identity, os.environ)
+        note_told(identity.directory, told.arguments)
         with clients_environment():
             library = quiet_library()
             mode = possible_mode(asked, library.settings.base_url)
