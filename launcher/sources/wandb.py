@@ -37,8 +37,9 @@ class WandbArtifact:
 
     single = False
 
-    def __init__(self, reference: str) -> None:
-        self._reference = reference
+    def __init__(self, reference: str, asking: Callable[[], object] = lambda: None) -> None:
+        """``asking`` is called when the server is about to be asked: the client takes its time until then."""
+        self._reference, self._asking = reference, asking
         self.exact = reference
 
     def __enter__(self) -> Self:
@@ -69,6 +70,7 @@ class WandbArtifact:
             raise unavailable(self._reference, why, "set WANDB_API_KEY, or run `wandb login`")
         # Its own limit comes later: it does not say what it waited for.
         api = wandb.Api(timeout=int(ASK_SECONDS) + 30)
+        self._asking()
         found: Artifact = api.artifact(self._reference.removeprefix("wandb://"))
         return found
 

@@ -219,7 +219,7 @@ class TestUploads:
         # Fetched, it is the file itself.
         found = fetch(f"{PROJECT}/model-{run.id}:best", tmp_path / "store")
         assert found.path == own.resolve()
-        assert not (tmp_path / "store").exists()
+        assert not (tmp_path / "store" / "objects").exists()
 
     def test_one_that_fails_is_tried_again_and_told_and_harms_nobody(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
