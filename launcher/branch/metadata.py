@@ -34,9 +34,11 @@ def comparison(plan: Plan) -> str | None:
 
 def tracker_config(plan: Plan) -> dict[str, Any]:
     """The resolved config, the branch point, and each factor's own facts, as plain values."""
-    told = plain(plan.config)
+    told: dict[str, Any] = {}
     for node in FACTOR_NODES:
         told.update((plan.config.node(node) or {}).get("facts") or {})
+    # A fact called like a node (curriculum: original) is seen below it, and does not hide its values.
+    told.update(plain(plan.config))
     told["branch_type"] = plan.branch_type or plan.kind
     told["stream"] = plan.stream
     told["comparison_to_run"] = comparison(plan)

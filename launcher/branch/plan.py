@@ -186,7 +186,7 @@ def _from_nothing(
         schedule_start=0,
         group=group,
         group_source=kind,
-        tracker_group=named_group(config, environment)[0],
+        tracker_group=named_group(config, environment)[0] if kind == "trunk" else None,
         id=name,
         job_type=job_type,
         branch_type=None,

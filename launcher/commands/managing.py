@@ -90,4 +90,8 @@ def _sync(options: argparse.Namespace) -> int:
     log_to_stderr()
     found = sync.sync(options.outputs, options.name, options.rewind)
     answer(options, [one.to_json() for one in found], sync.table(found) if found else "Nothing to upload.")
+    if not options.json:
+        # Never folded: links are there to be opened.
+        for line in sync.below(found):
+            print(line)
     return 0 if all(one.whole for one in found) else 3

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
 
 from launcher.errors import LauncherError
@@ -67,15 +66,18 @@ def _trunk(outputs: Path, run: Run) -> TrunkValues | None:
 
 def table(found: Sequence[Synced]) -> Table:
     """The results for a terminal, one line a run."""
-    shown = Table("run", "logged steps", "segments uploaded", "rows sent", "missing")
-    shown.add_column("", overflow="fold")
+    shown = Table("run", "steps", "segments", "rows sent", "missing")
+    shown.columns[0].no_wrap = True
     for one in found:
-        missing = steps(one.missing) if one.missing else "" if one.problem else "none"
-        detail = f"[red]{escape(one.problem)}[/]" if one.problem else escape(one.link or "")
-        shown.add_row(
-            one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing, detail
-        )
+        missing = steps(one.missing) if one.missing else "[red]?[/]" if one.problem else "none"
+        shown.add_row(one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing)
     return shown
+
+
+def below(found: Sequence[Synced]) -> list[str]:
+    """What stands under the table: where each run can be seen, and what went wrong."""
+    links = [one.link for one in found if one.link]
+    return links + [f"{one.run}: {one.problem}" for one in found if one.problem]
 
 
 def steps(numbers: Sequence[int], most: int = 6) -> str:

@@ -28,6 +28,9 @@ _ARTIFACT = re.compile(r"^(?:[\w.-]+/){2}[\w.-]+:[\w.-]+$")
 _WANDB = re.compile(r"^wandb://(?:[\w.-]+/){1,2}[\w.-]+:[\w.-]+$")
 _ONE_VERSION = re.compile(r"^wandb://(?:[\w.-]+/){2}[\w.-]+:v\d+$")
 
+_SERVERS = ("WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_PROFILE")
+"""Variables that decide whose answer it is."""
+
 
 @dataclass(frozen=True)
 class Fetched:
@@ -66,21 +69,22 @@ def fetch(place: str, cache: Path, step: int | None = None) -> Fetched:
     if scheme == "file":
         path = Path(unquote(urlsplit(reference).path))
         return Fetched(path, reference)
-    if _ONE_VERSION.match(reference):
-        # It always means the same, so that nobody has to be asked twice, or be reachable at all.
-        exact = f"{os.environ.get('WANDB_BASE_URL', '')} {reference} {step}"
 
-        def found() -> tuple[str, Path]:
-            fetched = _fetched(reference, scheme, cache, step)
-            return fetched.exact, fetched.path
+    def found(asking: Callable[[], object]) -> tuple[str, Path]:
+        fetched = _fetched(reference, scheme, cache, step, asking)
+        return fetched.exact, fetched.path
 
-        exact, path = Store(cache).known(exact, found)
-        return Fetched(path, exact)
-    return _fetched(reference, scheme, cache, step)
+    # One version always means the same, so that nobody has to be asked twice, or be reachable at all.
+    moves = not _ONE_VERSION.match(reference)
+    servers = " ".join(os.environ.get(name, "") for name in _SERVERS)
+    exact, path = Store(cache).known(f"{servers} {reference} {step}", found, moves)
+    return Fetched(path, exact)
 
 
-def _fetched(reference: str, scheme: str, cache: Path, step: int | None) -> Fetched:
-    with _source(scheme, reference, cache) as source:
+def _fetched(
+    reference: str, scheme: str, cache: Path, step: int | None, asking: Callable[[], object]
+) -> Fetched:
+    with _source(scheme, reference, cache, asking) as source:
         there = tried(source.files, reference)
         files = _chosen(there, step, reference)
         if (here := _here(files)) is not None:
@@ -99,7 +103,7 @@ def _fetched(reference: str, scheme: str, cache: Path, step: int | None) -> Fetc
         return Fetched(directory / _within(files, source.single), source.exact)
 
 
-def _source(scheme: str, reference: str, cache: Path) -> Source:
+def _source(scheme: str, reference: str, cache: Path, asking: Callable[[], object]) -> Source:
     if scheme == "wandb":
         if not _WANDB.match(reference):
             raise ConfigError(
@@ -107,7 +111,8 @@ def _source(scheme: str, reference: str, cache: Path) -> Source:
                 found=reference,
                 expected="wandb://ENTITY/PROJECT/NAME:VERSION, where VERSION is v3, latest, best, ...",
             )
-        return WandbArtifact(reference)
+        return WandbArtifact(reference, asking)
+    asking()
     if scheme == "mlflow":
         return MlflowArtifacts(reference, cache.parent / "mlflow.db")
     if scheme in ("http", "https"):

@@ -135,6 +135,14 @@ def _refuse(response: Response, reference: str) -> None:
     raise Broken(said)
 
 
+def broken_off(error: BaseException) -> Broken | None:
+    """What another try may change, of what somebody else's request raised; None of anything else."""
+    import requests
+
+    kinds = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    return _broken(error) if isinstance(error, kinds) else None
+
+
 def _broken(error: Any) -> Broken:
     import requests
 

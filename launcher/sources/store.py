@@ -14,21 +14,27 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from launcher.errors import BranchPointUnavailable
 from launcher.files import canonical_json, disk_error, flush_to_disk, read_json_object, write_json
 from launcher.layout import RunDirectory
 from launcher.lease import Lease, Superseded, holder, newest_token
 from launcher.lineage import utc_now
+from launcher.process import Process
 from launcher.sources.remote import RemoteFile
 
 _T = TypeVar("_T")
-LOOK_SECONDS = 0.1
-"""How often a process that waits for another one's download looks at it."""
+LOOK_SECONDS = (0.02, 0.5)
+"""The shortest and the longest pause of a process that waits for another one's download."""
+LOOK_SHARE = 0.03
+"""Pause, as a share of the time that it has waited."""
 
 Pull = Callable[[RemoteFile, Path, Callable[[], object]], None]
 """Brings one file to a path; see :meth:`launcher.sources.remote.Source.pull`."""
+
+Find = Callable[[Callable[[], object]], tuple[str, Path]]
+"""What a reference leads to; see :meth:`Store.known`."""
 
 
 def key_of(files: Sequence[RemoteFile]) -> str:
@@ -59,44 +65,62 @@ class Store:
         work = self._root / "fetching" / key
         return self._once(key, there, lambda lease: self._fetch(place, work, files, pull, lease))
 
-    def known(self, exact: str, find: Callable[[], tuple[str, Path]]) -> tuple[str, Path]:
-        """What ``find`` finds for a reference that always means the same, asked for once for all processes.
+    def known(self, asked: str, find: Find, moves: bool = False) -> tuple[str, Path]:
+        """What ``find`` finds for a reference, asked for once for all processes that want it.
 
         Args:
-            exact: the reference, and whatever else decides what it means.
-            find: the reference as it is recorded, and the path that it leads to.
+            asked: the reference, and whatever else decides what it means.
+            find: the reference as it is recorded, and the path that it leads to; calls what it is given
+                when it puts its question.
+            moves: it may mean something else later. An answer then counts for those only who wanted it
+                before the question was put: they would have been told the same.
         """
-        key = hashlib.sha256(exact.encode()).hexdigest()[:32]
+        key = hashlib.sha256(asked.encode()).hexdigest()[:32]
         note = self._root / "known" / f"{key}.json"
+        machine, since = Process.this().machine, time.monotonic()
 
         def there() -> tuple[str, Path] | None:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 told = read_json_object(note)
+                if moves and (told["machine"] != machine or told["asked"] < since):
+                    return None
+                if told.get("failed"):
+                    # Not one after the other: each may have to wait for long.
+                    return find(lambda: None)
                 if _complete(self._root, told["files"]):
                     return str(told["exact"]), self._root / told["path"]
             return None
 
-        def asked(lease: Lease) -> tuple[str, Path]:
-            found, path = find()
+        def ask(lease: Lease) -> tuple[str, Path]:
+            # And not the reference: it may contain a key.
+            told: dict[str, Any] = {"machine": machine, "asked": time.monotonic()}
+            note.parent.mkdir(exist_ok=True)
+            try:
+                found, path = find(lambda: told.update(asked=time.monotonic()))
+            except BranchPointUnavailable:
+                if moves:
+                    write_json(note, {**told, "failed": True}, lease.aside())
+                raise
             if path.is_relative_to(self._root):
                 top = self._root.joinpath(*path.relative_to(self._root).parts[:2])
                 inside = [one for one in sorted(top.rglob("*")) if one.is_file()]
                 files = [(str(one.relative_to(self._root)), one.stat().st_size) for one in inside]
-                note.parent.mkdir(exist_ok=True)
-                told = {"reference": exact, "exact": found, "path": str(path.relative_to(self._root))}
-                write_json(note, {**told, "files": files}, lease.aside())
+                told |= {"exact": found, "path": str(path.relative_to(self._root)), "files": files}
+                write_json(note, told, lease.aside())
             return found, path
 
-        return self._once(key, there, asked)
+        return self._once(key, there, ask)
 
     def _once(self, key: str, there: Callable[[], _T | None], do: Callable[[Lease], _T]) -> _T:
         """What is there, or what one process at a time does about it."""
         work = RunDirectory(self._root / "fetching" / key)
+        begun = time.monotonic()
         while (found := there()) is None:
             seen = newest_token(work)
             last = holder(work)
             if last is not None and last.alive:
-                time.sleep(LOOK_SECONDS)
+                shortest, longest = LOOK_SECONDS
+                time.sleep(min(max(LOOK_SHARE * (time.monotonic() - begun), shortest), longest))
                 continue
             try:
                 lease = Lease(work, utc_now(), only_after=seen)

@@ -17,11 +17,11 @@ from urllib.parse import unquote, urlsplit
 
 from launcher.errors import BranchPointUnavailable
 from launcher.sources.filesystem import StoredFiles
-from launcher.sources.http import WebFile, opened
+from launcher.sources.http import WebFile, broken_off, opened
 from launcher.sources.remote import Broken, RemoteFile, unavailable
 from launcher.sources.transfer import Opened, bring, tried
 from launcher.trackers.wandb.mode import has_key
-from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+from launcher.trackers.wandb.tracker import clients_environment, quiet_library
 
 if TYPE_CHECKING:
     from wandb import Artifact
@@ -37,14 +37,15 @@ class WandbArtifact:
 
     single = False
 
-    def __init__(self, reference: str) -> None:
-        self._reference = reference
+    def __init__(self, reference: str, asking: Callable[[], object] = lambda: None) -> None:
+        """``asking`` is called when the server is about to be asked: the client takes its time until then."""
+        self._reference, self._asking = reference, asking
         self.exact = reference
 
     def __enter__(self) -> Self:
         try:
-            with service_kept_from_children():
-                self._artifact = self._asked(self._found)
+            with clients_environment():
+                self._artifact = tried(lambda: self._asked(self._found), self._reference)
         except BaseException:
             self.__exit__()
             raise
@@ -55,7 +56,7 @@ class WandbArtifact:
 
     def __exit__(self, *_: object) -> None:
         """End the client's service: what is forked from here must not share it."""
-        with service_kept_from_children(), contextlib.suppress(BaseException):
+        with clients_environment(), contextlib.suppress(BaseException):
             import wandb
 
             wandb.teardown()
@@ -69,6 +70,7 @@ class WandbArtifact:
             raise unavailable(self._reference, why, "set WANDB_API_KEY, or run `wandb login`")
         # Its own limit comes later: it does not say what it waited for.
         api = wandb.Api(timeout=int(ASK_SECONDS) + 30)
+        self._asking()
         found: Artifact = api.artifact(self._reference.removeprefix("wandb://"))
         return found
 
@@ -123,6 +125,8 @@ class WandbArtifact:
             return answer  # type: ignore[return-value]
         if isinstance(error, (BranchPointUnavailable, Broken)):
             raise error
+        if (broken := broken_off(error)) is not None:
+            raise broken from error
         raise unavailable(self._reference, _line(error)) from error
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from launcher.config import MlflowConfig
@@ -32,6 +35,8 @@ PARAMS_A_REQUEST = 100
 LONGEST_KEY = 250
 LONGEST_PARAM = 6000
 LONGEST_TAG = 5000
+ARTIFACTS = "mlflow-artifacts"
+"""Directory of small artifacts beside an SQLite file."""
 
 _SETTINGS = {
     # The client would go on for four minutes; what it could not send is in metrics.jsonl.
@@ -139,7 +144,7 @@ class MlflowTracker:
         name = identity.project or environment or DEFAULT_PROJECT
         if (found := client.get_experiment_by_name(name)) is not None:
             return str(found.experiment_id)
-        own = None if _is_server(uri) else Path(self._config.store).resolve().parent / "mlflow-artifacts"
+        own = None if _is_server(uri) else Path(self._config.store).resolve().parent / ARTIFACTS
         try:
             # Without a place for a local store, MLflow would use the directory that it was started in.
             return str(client.create_experiment(name, own.as_uri() if own else None))
@@ -172,7 +177,10 @@ class MlflowTracker:
 
 
 def new_client(uri: str) -> MlflowClient:
-    """A client that does not go on for minutes where its server is gone."""
+    """A client that does not go on for minutes where its server is gone.
+
+    An SQLite file that is not there is made, whole or not at all, however many processes ask for it at once.
+    """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     import mlflow.telemetry
@@ -182,7 +190,44 @@ def new_client(uri: str) -> MlflowClient:
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+    if uri.startswith("sqlite:"):
+        _make(uri)
     return mlflow.MlflowClient(uri)
+
+
+def _make(uri: str) -> None:
+    """Make the database. MLflow itself makes it in place, and siblings that begin together spoil it."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy.engine import make_url
+
+    place = make_url(uri).database
+    if place in (None, "", ":memory:"):
+        return
+    file = Path(place).resolve()
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with _one_at_a_time(file.parent), TemporaryDirectory(prefix=".mlflow-", dir=file.parent) as directory:
+        if file.exists():
+            return
+        made = Path(directory, file.name)
+        store = SqlAlchemyStore(f"sqlite:///{made}", str(file.parent / ARTIFACTS))
+        store.engine.dispose()
+        # Where locks do nothing, one of several has it all the same.
+        with contextlib.suppress(FileExistsError):
+            os.link(made, file)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: Path) -> Iterator[None]:
+    """Making it takes seconds of processor time: the others wait for the first, where locks work."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_server(uri: str) -> bool:

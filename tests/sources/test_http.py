@@ -44,7 +44,8 @@ def cache(tmp_path: Path) -> Path:
 
 
 def files(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file()]
+    """What was fetched, and what is left of fetching; not the notes of what references lead to."""
+    return [path for path in directory.rglob("*") if path.is_file() and path.parent.name != "known"]
 
 
 def why(server: FileServer, cache: Path) -> str:

@@ -65,7 +65,7 @@ def test_a_branch_from_a_directory_takes_one_checkpoint(
     assert digest(branch) == digest(trained.trunk)
     assert branch.record.parent is not None
     assert (branch.record.parent.source, branch.record.group) == (bucket, "checkpoint-20-experiments")
-    cached = sorted(path.name for path in (empty.outputs / ".cache").rglob("*") if path.is_file())
+    cached = sorted(path.name for path in (empty.outputs / ".cache" / "objects").rglob("*") if path.is_file())
     assert cached == ["checkpoint_step_20.json", "checkpoint_step_20.pt"]
 
 

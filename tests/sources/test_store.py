@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from launcher import lease
+from launcher.errors import BranchPointUnavailable
 from launcher.layout import RunDirectory
-from launcher.lease import Lease, Superseded, newest_token
+from launcher.lease import Holder, Lease, Superseded, newest_token
 from launcher.lineage import utc_now
+from launcher.sources import store
 from launcher.sources.remote import RemoteFile
 from launcher.sources.store import Store, key_of
 from launcher.sources.transfer import digest_of
@@ -75,7 +81,7 @@ def test_no_file_leaves_its_directory(tmp_path: Path) -> None:
 def test_what_always_means_the_same_is_asked_once(tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def find() -> tuple[str, Path]:
+    def find(_asking: Callable[[], object]) -> tuple[str, Path]:
         asked.append("")
         return "wandb://a/b/c:v1", Store(tmp_path).fetched(FILES, write) / "model.pt"
 
@@ -85,6 +91,63 @@ def test_what_always_means_the_same_is_asked_once(tmp_path: Path) -> None:
     first[1].unlink()
     assert Store(tmp_path).known("c:v1", find) == first
     assert len(asked) == 2
+
+
+@pytest.fixture
+def all_in_line(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Waits until three threads want something of a store, one of them having its turn."""
+    looked: set[int] = set()
+
+    def holder(work: RunDirectory) -> Holder | None:
+        looked.add(threading.get_ident())
+        return lease.holder(work)
+
+    def wait() -> None:
+        while len(looked) < 3:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(store, "holder", holder)
+    return wait
+
+
+def test_what_moves_is_asked_again_by_whoever_wants_it_after_the_question_was_put(
+    tmp_path: Path, all_in_line: Callable[[], None]
+) -> None:
+    asked: list[str] = []
+
+    def find(asking: Callable[[], object]) -> tuple[str, Path]:
+        asked.append("")
+        all_in_line()
+        asking()
+        return f"v{len(asked)}", Store(tmp_path).fetched(FILES, write) / "model.pt"
+
+    def want(_: int) -> str:
+        return Store(tmp_path).known("c:latest", find, moves=True)[0]
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(want, range(3))) == ["v1"] * 3
+    assert want(0) == "v2"
+
+
+def test_a_question_that_failed_is_put_by_all_others_at_once(
+    tmp_path: Path, all_in_line: Callable[[], None]
+) -> None:
+    first, together = threading.Lock(), threading.Barrier(2)
+
+    def find(asking: Callable[[], object]) -> tuple[str, Path]:
+        if first.acquire(blocking=False):
+            all_in_line()
+            asking()
+        else:
+            together.wait(60)
+        raise BranchPointUnavailable("It is gone.")
+
+    def want(_: int) -> None:
+        with pytest.raises(BranchPointUnavailable, match="gone"):
+            Store(tmp_path).known("c:latest", find, moves=True)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(want, range(3)))
 
 
 @pytest.mark.parametrize(("algorithm", "expected"), [

@@ -6,6 +6,7 @@ What they have is read back by their own means: TensorBoard's server, MLflow's c
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -15,16 +16,20 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.checkpoint.manifest import read_manifest
+from launcher.config import MlflowConfig
 from launcher.lineage import Run
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.mirror import numbers
+from launcher.trackers.mlflow import MlflowTracker
+from launcher.trackers.wandb.names import DEFAULT_PROJECT
 from tests import tiny_faults
 from tests.tiny_process import Tiny
 from tests.trackers.mirrors import Mlflow, Rows, Tensorboard, Trackio, mlflow_run, needs
@@ -113,6 +118,28 @@ def test_in_mlflow_branches_are_nested_under_their_trunk(tracked: Tiny) -> None:
         assert tags["branched_from_sha256"] == run.record.parent.sha256
         assert tags["step"] == "40"
         assert float(found.data.params["optimizer.lr"]) in (0.002, 0.003)
+
+
+def _begin(place: Path, run: str, ready: Barrier) -> None:
+    about = RunIdentity(run, run, "group", None, place)
+    ready.wait()
+    MlflowTracker(MlflowConfig(store=str(place / "mlflow.db"))).start(about)
+
+
+def test_siblings_that_begin_together_make_mlflows_database_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["launcher.trackers.mlflow", "mlflow"])
+    ready = context.Barrier(3)
+    siblings = [context.Process(target=_begin, args=(tmp_path, run, ready)) for run in ("a", "b", "c")]
+    for one in siblings:
+        one.start()
+    for one in siblings:
+        one.join()
+    assert [one.exitcode for one in siblings] == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    client = Mlflow(tmp_path / "mlflow.db").client()
+    [experiment] = [one for one in client.search_experiments() if one.name == DEFAULT_PROJECT]
+    assert {run.info.run_name for run in client.search_runs([experiment.experiment_id])} == {"a", "b", "c"}
 
 
 def test_in_mlflow_checkpoints_are_artifacts_by_reference(tracked: Tiny, tmp_path: Path) -> None:

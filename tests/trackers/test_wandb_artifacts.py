@@ -140,6 +140,12 @@ class TestDownloads:
         assert found.exact == f"wandb://{self.NAME}:v0"
         assert server.sent["model.bin"] <= len(data) * 1.2
 
+    def test_a_list_of_files_that_breaks_off_is_asked_for_again(
+        self, server: WandbServer, data: bytes, tmp_path: Path
+    ) -> None:
+        server.misbehave("truncate", on="/download/", times=2)
+        assert (fetch(f"{self.NAME}:best", tmp_path / "store").path / "model.bin").read_bytes() == data
+
     @pytest.mark.parametrize(("does", "how", "told"), [
         ("status", {"status": 403}, "403 Forbidden: no right to see it"),
         ("status", {"status": 404}, "404 Not Found: nothing is there"),
@@ -213,7 +219,7 @@ class TestUploads:
         # Fetched, it is the file itself.
         found = fetch(f"{PROJECT}/model-{run.id}:best", tmp_path / "store")
         assert found.path == own.resolve()
-        assert not (tmp_path / "store").exists()
+        assert not (tmp_path / "store" / "objects").exists()
 
     def test_one_that_fails_is_tried_again_and_told_and_harms_nobody(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]

@@ -43,6 +43,7 @@ class TestFanout:
     ) -> Ended:
         overrides = ["-m", POINT, RATES, "tracker=wandb", "tracking.tags=[mine]"]
         overrides += [f"hydra/launcher={request.param}", f"fanout.control={request.param == 'basic'}"]
+        overrides.append("+loss.facts={loss: l1, source: paper}")
         ended = tiny.launch(*overrides, environment=environment)
         assert ended.status == 0, ended.err
         return ended
@@ -64,6 +65,8 @@ class TestFanout:
             assert told["branched_from_run"] == told["comparison_to_run"] == tiny.trunk.id
             assert told["branched_from_sha256"] == parent.sha256
             assert told["branch_type"] == run.record.branch_type
+            # A fact is shown by itself, but never in place of a node of the config.
+            assert (told["source"], told["loss"]["facts"]["loss"]) == ("paper", "l1")
             assert told["branched_from_metrics"] == parent.metrics
             assert run.record.trackers["wandb"].startswith(server.url)
             assert run.record.trackers["wandb_settings"]["mode"] == "online"
@@ -113,6 +116,16 @@ class TestFork:
         assert stored.branch_point == {"run_id": empty.trunk.id, "step": 20}
         assert [row["_step"] for row in stored.history] == list(range(1, 41))
         assert run.record.trackers["wandb_settings"]["fork"].startswith("forked from")
+
+
+def test_a_run_from_scratch_is_not_among_the_siblings(
+    tiny: Tiny, server: WandbServer, environment: dict[str, str]
+) -> None:
+    asked = ("branch.from_step=25", "branch.on_unavailable=scratch", "tracker=wandb", "tracking.group=mine")
+    run = tiny.train(*asked, environment={**environment, "WANDB_RUN_GROUP": "theirs"})
+    stored = server.run(run.id)
+    assert (stored.group, stored.job_type) == (None, "scratch")
+    assert "fallback-from-scratch" in stored.tags
 
 
 @pytest.mark.parametrize("does", ["status", "hang"])

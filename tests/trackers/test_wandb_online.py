@@ -333,17 +333,18 @@ class TestSources:
     def test_long_tags_from_outside_are_made_legal_too(self, tmp_path: Path) -> None:
         long = "t" * 70
         told = described(identity(tmp_path, tags=()), {"WANDB_TAGS": long})
-        assert told.arguments["tags"] == [shortened(long, LONGEST_TAG)]
         assert told.changed == {long: shortened(long, LONGEST_TAG)}
 
     def test_reach_the_server(
         self, tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("WANDB_JOB_TYPE", "theirs")
-        monkeypatch.setenv("WANDB_TAGS", "x,y")
+        monkeypatch.setenv("WANDB_TAGS", f"x,{'y' * 70}")
+        monkeypatch.setenv("WANDB_RUN_ID", "neither/taken:nor legal")
         monkeypatch.setenv("WANDB_NAME", "shown")
         trackers = run(identity(tmp_path / "a"), range(1, 2), mode="online")
         found = server.run("fixed")
         assert (found.job_type, found.name) == ("theirs", "shown")
-        assert found.tags == ["from-checkpoint", "fixed-spectrum", "x", "y"]
+        assert found.tags == ["from-checkpoint", "fixed-spectrum", "x", shortened("y" * 70, LONGEST_TAG)]
+        assert os.environ["WANDB_TAGS"] == f"x,{'y' * 70}"
         assert trackers.facts()["wandb_settings"]["sources"]["job_type"] == "WANDB_JOB_TYPE"

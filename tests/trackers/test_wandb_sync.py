@@ -93,6 +93,25 @@ class TestSynced:
         assert synced(tmp_path / "a").whole
         assert steps(server) == list(range(1, 6))
 
+    def test_a_run_whose_tracker_never_began_is_there_with_its_names(
+        self, tmp_path: Path, server: WandbServer
+    ) -> None:
+        server.misbehave("status", status=403)
+        failed = run(identity(tmp_path / "a", project="chosen"), range(1, 6), mode="online")
+        assert failed.dropped == {"wandb": 5}
+        server.behave()
+        assert server.all() == []
+        found = synced(tmp_path / "a")
+        assert (found.problem, found.missing, found.sent) == (None, [], 5)
+        [stored] = server.all()
+        assert (stored.project, stored.name, stored.group) == (
+            "chosen",
+            "fixed",
+            "checkpoint-15k-experiments",
+        )
+        assert (stored.job_type, stored.tags) == ("fixed-spectrum", ["from-checkpoint", "fixed-spectrum"])
+        assert (stored.values["branched_from_step"], stored.notes) == (15_000, "why")
+
 
 class TestCommand:
     def sync(

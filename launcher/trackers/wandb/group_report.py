@@ -14,7 +14,7 @@ from launcher.errors import ConfigError, LauncherError
 from launcher.files import write_text
 from launcher.trackers.wandb.mode import asked_mode, has_key
 from launcher.trackers.wandb.names import DEFAULT_PROJECT
-from launcher.trackers.wandb.tracker import service_kept_from_children
+from launcher.trackers.wandb.tracker import clients_environment
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report
@@ -53,7 +53,7 @@ def publish(told: GroupReport) -> str:
         LauncherError: W&B refused.
     """
     reports = _package()
-    with service_kept_from_children():
+    with clients_environment():
         import wandb
 
         wandb.setup(settings=wandb.Settings(silent=True))

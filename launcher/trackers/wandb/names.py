@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from launcher.files import read_json_object, write_json
 from launcher.trackers.base import RunIdentity
 
 DEFAULT_PROJECT = "checkpoint-branching"
@@ -17,6 +20,8 @@ LONGEST_TAG = 64
 """The client refuses longer ones at init, and the run with them."""
 LONGEST_NAME = 128
 """Limit of an id, a name, a group and a job type."""
+
+_TOLD = "wandb/told.json"
 
 _ILLEGAL_IN_ID = re.compile(r"[^A-Za-z0-9._+-]")
 
@@ -71,6 +76,20 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
     legal_tags = [_fitting(tag, LONGEST_TAG, changed) for tag in tags]
     arguments = {**told, "tags": list(dict.fromkeys(legal_tags)), "config": dict(identity.config)}
     return Described(arguments, {key: value for key, value in sources.items() if value}, changed)
+
+
+def note_told(directory: Path, arguments: Mapping[str, Any]) -> None:
+    """Keep what ``wandb.init`` is told in a run's directory: where it fails, ``launcher sync`` needs it."""
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        (directory / _TOLD).parent.mkdir(parents=True, exist_ok=True)
+        write_json(directory / _TOLD, dict(arguments))
+
+
+def told_of(directory: Path) -> dict[str, Any]:
+    """What ``wandb.init`` was told about the run in a directory; empty if it never was."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_json_object(directory / _TOLD)
+    return {}
 
 
 def _id(identity: RunIdentity, environment: Mapping[str, str]) -> tuple[str, str]:

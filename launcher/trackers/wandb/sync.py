@@ -22,8 +22,8 @@ from launcher.layout import RunDirectory
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.mode import has_key
-from launcher.trackers.wandb.names import DEFAULT_PROJECT
-from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+from launcher.trackers.wandb.names import DEFAULT_PROJECT, told_of
+from launcher.trackers.wandb.tracker import clients_environment, quiet_library
 
 if TYPE_CHECKING:
     import wandb
@@ -84,8 +84,8 @@ class _Segment:
 
 
 def was_tracked(directory: Path) -> bool:
-    """Whether the client ever wrote anything for the run in a directory."""
-    return any((directory / "wandb").glob("*run-*"))
+    """Whether the client was ever told of the run in a directory."""
+    return bool(told_of(directory)) or any((directory / "wandb").glob("*run-*"))
 
 
 def require_key() -> None:
@@ -94,7 +94,7 @@ def require_key() -> None:
     Raises:
         ConfigError: there is none.
     """
-    with service_kept_from_children():
+    with clients_environment():
         library = quiet_library()
         if not has_key(library.settings.base_url):
             raise ConfigError("wandb has no API key.", do="set WANDB_API_KEY, or run `wandb login`")
@@ -109,7 +109,7 @@ def sync_run(local: Local, rewind: bool = False) -> Synced:
     """
     found = Synced(local.id)
     try:
-        with service_kept_from_children():
+        with clients_environment():
             _Sync(local, found).bring_up(rewind)
     except LauncherError as error:
         found.problem = str(error).splitlines()[0]
@@ -126,7 +126,10 @@ class _Sync:
         self._lines = read_metrics(RunDirectory(local.directory).metrics)
         found.lines = len(self._lines)
         self._api = wandb.Api(timeout=API_SECONDS)
-        self._project, self._entity = local.project, local.entity
+        self._told = told_of(local.directory)
+        self._project = local.project or self._told.get("project")
+        self._entity = local.entity or self._told.get("entity")
+        self._is_there = True
 
     def bring_up(self, rewind: bool) -> None:
         """Upload, fill, compare."""
@@ -166,6 +169,8 @@ class _Sync:
 
     def _send(self, rows: Iterable[Mapping[str, Any]], rewound_to: int | None = None) -> None:
         how: dict[str, Any] = {"id": self._local.id, "resume": "allow"}
+        if not self._is_there:  # Its start failed: nobody has told W&B yet what run it is.
+            how = {**self._told, **how}
         if rewound_to is not None:
             how = {"resume_from": f"{self._local.id}?_step={rewound_to}"}
         with self._opened(how) as run:
@@ -180,9 +185,9 @@ class _Sync:
     def _opened(self, how: dict[str, Any]) -> wandb.Run:
         import wandb
 
+        place = {"project": self._project or DEFAULT_PROJECT, "entity": self._entity}
         return wandb.init(
-            **how, project=self._project or DEFAULT_PROJECT, entity=self._entity, mode="online",
-            reinit="finish_previous", dir=self._local.directory,
+            **{**how, **place}, mode="online", reinit="finish_previous", dir=self._local.directory,
             settings=wandb.Settings(
                 silent=True, console="off", symlink=False, disable_git=True, disable_code=True,
                 disable_job_creation=True, x_disable_stats=True, x_disable_machine_info=True,
@@ -198,8 +203,10 @@ class _Sync:
             run = self._api.run(path)
         except Exception as error:
             if "could not find" in str(error).lower():
+                self._is_there = False
                 return set()
             raise
+        self._is_there = True
         self._found.link = run.url
         return {int(row["_step"]) for row in run.scan_history(keys=["_step"])}
 
@@ -212,8 +219,9 @@ def _unsynced(directory: Path) -> list[_Segment]:
 
 def _inspected(path: Path) -> _Segment:
     """What the client's own reader finds in a segment; of one that was cut off by a kill, its beginning."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path.parent.resolve())]
+    # From there: these commands leave their logs where they are started.
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=path.parent)
     steps: list[int] = []
     about: dict[str, Any] = {}
     for line in done.stdout.splitlines():
@@ -226,12 +234,13 @@ def _inspected(path: Path) -> _Segment:
 
 
 def _upload(segment: Path) -> None:
-    command = [sys.executable, "-m", "wandb", "sync", str(segment)]
+    command = [sys.executable, "-m", "wandb", "sync", str(segment.resolve())]
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=UPLOAD_SECONDS, check=False
-        )
+            command, capture_output=True, text=True, env=environment, timeout=UPLOAD_SECONDS, check=False,
+            cwd=segment.parent,
+        )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise LauncherError(
             f"`wandb sync` did not come to an end within {UPLOAD_SECONDS} s.", where=str(segment)

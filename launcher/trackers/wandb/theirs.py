@@ -13,7 +13,7 @@ from typing import Any
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
 from launcher.trackers.wandb.names import described
-from launcher.trackers.wandb.tracker import quiet_library, service_kept_from_children
+from launcher.trackers.wandb.tracker import clients_environment, quiet_library
 
 
 @contextlib.contextmanager
@@ -28,8 +28,8 @@ def their_run(identity: RunIdentity) -> Iterator[None]:
     from wandb.sdk import wandb_setup
 
     before = dict(os.environ)
-    with tempfile.TemporaryDirectory(prefix="wandb-config-") as directory, service_kept_from_children():
-        told = described(identity, os.environ).arguments
+    told = described(identity, os.environ).arguments
+    with tempfile.TemporaryDirectory(prefix="wandb-config-") as directory, clients_environment():
         config = Path(directory, "config.yaml")
         # JSON is YAML as well.
         config.write_text(json.dumps({key: {"value": one} for key, one in told["config"].items()}))

@@ -14,7 +14,7 @@ from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
-from launcher.trackers.wandb.names import described, legal_id
+from launcher.trackers.wandb.names import described, legal_id, note_told
 
 if TYPE_CHECKING:
     import wandb
@@ -26,6 +26,8 @@ INIT_SECONDS = 60.0
 UPLOAD_SECONDS = 100.0
 """How long the client may upload at the end; what is left stays on disk for ``launcher sync``."""
 _KILL_SECONDS = 2.0
+TAKEN_OVER = ("WANDB_TAGS", "WANDB_RUN_ID", "WANDB_RUN_GROUP")
+"""Variables that the launcher reads for the client."""
 
 
 class WandbTracker:
@@ -64,10 +66,11 @@ class WandbTracker:
         if asked == "disabled":
             return None
         self._identity = identity
-        with service_kept_from_children():
+        told = described(identity, os.environ)
+        note_told(identity.directory, told.arguments)
+        with clients_environment():
             library = quiet_library()
             mode = possible_mode(asked, library.settings.base_url)
-            told = described(identity, os.environ)
             if told.changed and not identity.resumed:
                 pairs = "; ".join(f"{old!r} is {new!r} there" for old, new in told.changed.items())
                 log.info("wandb does not take every name: %s.", pairs)
@@ -205,7 +208,7 @@ class WandbTracker:
             self._uploads.finish() if state == "finished" else self._uploads.stop()
             if self._uploads.failed:
                 self.facts["not_uploaded"] = {str(k): why for k, why in self._uploads.failed.items()}
-        with service_kept_from_children():
+        with clients_environment():
             self._run.summary.update(dict(summary))
             if state == "interrupted":
                 self._run.mark_preempting()
@@ -220,7 +223,7 @@ class WandbTracker:
         self._run = None
         if self._uploads is not None:
             self._uploads.stop()
-        with service_kept_from_children():
+        with clients_environment():
             import wandb
             from wandb.sdk import wandb_setup
 
@@ -251,10 +254,17 @@ def _was_online(identity: RunIdentity) -> bool:
 
 
 @contextlib.contextmanager
-def service_kept_from_children() -> Iterator[None]:
-    """No trace of the client's service in the environment: a child using it dies with its parent's."""
+def clients_environment() -> Iterator[None]:
+    """The environment that the client may see, and no trace of its service in it afterwards.
+
+    A child that uses the service dies with its parent's. The client reads names from the environment by
+    itself, gives up where it would refuse one, and puts a run that is in no group into the variable's: so it
+    does not see those that it is told.
+    """
+    kept = {name: value for name in TAKEN_OVER if (value := os.environ.pop(name, None)) is not None}
     os.environ.pop("WANDB_SERVICE", None)
     try:
         yield
     finally:
+        os.environ.update(kept)
         os.environ.pop("WANDB_SERVICE", None)
