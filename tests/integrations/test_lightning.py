@@ -152,7 +152,7 @@ def test_averages_and_stateful_loaders_come_back(tmp_path: Path) -> None:
 
 
 def test_killed_after_a_validation_between_two_steps(tmp_path: Path) -> None:
-    """Gradients are accumulated: Lightning saved the step that the run goes on from after the launcher had."""
+    """Gradients are accumulated: Lightning saves the step that the run goes on from after the launcher."""
     typed = ("accumulate=3", "training.steps=14", "checkpoint.every=3")
     projects = [Project.of(SOURCE, tmp_path / name) for name in ("killed", "undisturbed")]
     assert projects[0].launch(*typed, prepare=[KillScript(11, "SIGKILL")]).status == 137

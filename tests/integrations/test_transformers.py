@@ -110,12 +110,14 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, project: Project, n
 def test_killed_after_early_stopping_it_stays_stopped_with_its_best_model(project: Project) -> None:
     """What a script does after training is done anew, with what it would have been done with."""
     shutil.rmtree(project.outputs)
-    typed = ("patience=1", "learning_rate=1.0", "save_steps=4", "best=true")
+    # The Trainer itself loads no best model of several adapters.
+    project.edit("model=experts(cfg)", "model=experts(cfg).unload().requires_grad_(True)")
+    typed = ("patience=1", "learning_rate=0.3", "save_steps=4", "best=true")
     assert project.launch(*typed, prepare=[kill_at_the_end]).status == 137
-    final = project.trunk.directory.path / "final" / "adapter_model.safetensors"
+    final = project.trunk.directory.path / "final" / "model.safetensors"
     best, steps = final.read_bytes(), sorted(metrics(project.trunk))
-    own = project.trunk.directory.path / "trainer"
-    assert best == (own / "checkpoint-4" / "adapter_model.safetensors").read_bytes()
+    own = project.trunk.directory.path / "trainer" / "checkpoint-4" / "model.safetensors"
+    assert best == own.read_bytes()
     project.good(*typed)
     assert [start.step for start in project.trunk.record.starts] == [0, 8]
     assert (project.trunk.record.state, project.trunk.record.step) == ("finished", 8)
