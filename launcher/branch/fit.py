@@ -20,6 +20,8 @@ from launcher.training.restore import with_tied
 
 SHOWN = 4
 """How many of the tensors that do not fit are named."""
+_BY_SCHEDULES = {"initial_lr", "swa_lr"}
+"""What schedules of PyTorch add to an optimizer's groups, the latter while it trains."""
 
 
 def fit_findings(
@@ -109,10 +111,11 @@ def _change(left: Kind | None, right: Kind | None) -> str:
 def _optimizer(plan: Plan, manifest: Manifest, own: Optimizer) -> list[Finding]:
     """Whether the optimizer's state is one of this optimizer's, over these parameters."""
     groups = [
-        (len(group["params"]), sorted(group.keys() - {"params", "initial_lr"})) for group in own.param_groups
+        (len(group["params"]), sorted(group.keys() - {"params", *_BY_SCHEDULES}))
+        for group in own.param_groups
     ]
     there = [
-        (group.parameters, sorted(group.hyperparameters.keys() - {"initial_lr"}))
+        (group.parameters, sorted(group.hyperparameters.keys() - _BY_SCHEDULES))
         for group in manifest.content.optimizer_groups
     ]
     # Classes that share a state layout (Adam, AdamW) would go on as the trunk's: its flags are restored.

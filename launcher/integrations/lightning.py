@@ -11,21 +11,31 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, callbacks
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from launcher.errors import ConfigError, RunFailed
-from launcher.integrations.lightning_state import LauncherCheckpointIO, LightningState, save_again
+from launcher.integrations.lightning_state import LauncherCheckpointIO, LightningState
 from launcher.script.run import Run
 from launcher.training.task import Stateful
 
 log = logging.getLogger("launcher.run")
+_INEXACT = (BaseFinetuning, BatchSizeFinder, LearningRateFinder, ModelPruning)
+_AVERAGING = (callbacks.WeightAveraging,) if hasattr(callbacks, "WeightAveraging") else ()
 
 
 def fit(
@@ -57,26 +67,30 @@ def fit(
         ConfigError: the Trainer is set up in a way in which the run could not go on exactly.
     """
     _refuse(trainer, run)
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    theirs: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     plugin = LauncherCheckpointIO(trainer.strategy.checkpoint_io)
     trainer.strategy.checkpoint_io = plugin
     ours = LauncherCallback(run, plugin, train_dataloaders, fingerprint)
     if run.probing:
         # A check before the launch: nothing is written, no device is touched.
-        trainer.loggers, callbacks[:] = [], [ours]
+        trainer.loggers, theirs[:] = [], [ours]
         for name in ("setup_environment", "model_to_device"):
             setattr(trainer.strategy, name, lambda: None)
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
         return
     for callback in trainer.checkpoint_callbacks:
         if getattr(callback, "dirpath", "") is None:
-            callback.dirpath = str(run.directory / "lightning")  # type: ignore[attr-defined]
-    callbacks.insert(0, ours)
+            callback.dirpath = str(run.directory.resolve() / "lightning")  # type: ignore[attr-defined]
+    theirs.insert(0, ours)
     with _one_wandb_run(trainer, run):
-        trainer.loggers = [*trainer.loggers, _Metrics(run)]
+        trainer.loggers = [*trainer.loggers, _Metrics(run, ours)]
         trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
     if not ours.begun:
-        run.begin()  # There was no step left to take.
+        run.begin()  # There was no step left to take: Lightning calls no hook of an end.
+        for one in theirs:
+            averages = isinstance(one, StochasticWeightAveraging) and trainer.max_epochs == -1
+            if averages or isinstance(one, _AVERAGING):
+                one.on_train_end(trainer, model)
 
 
 @contextlib.contextmanager
@@ -117,6 +131,22 @@ def _refuse(trainer: Any, run: Run) -> None:
                 where=f"Trainer({name}=...)",
                 found=f"{name}={found}",
                 expected=expected,
+            )
+    for callback in trainer.callbacks:
+        if isinstance(callback, _INEXACT):
+            raise ConfigError(
+                "This callback changes what is trained, and does not save what it takes to go on with that.",
+                where="Trainer(callbacks=...)",
+                found=type(callback).__qualname__,
+                do="drop it; what is frozen or thawed can be said in the module, by a key of the config",
+            )
+        place = callback.dirpath if isinstance(callback, ModelCheckpoint) else None
+        if place is not None and not Path(place).resolve().is_relative_to(run.directory.resolve()):
+            raise ConfigError(
+                "ModelCheckpoint would save where other runs save: they take each other's names.",
+                where="ModelCheckpoint(dirpath=...)",
+                found=str(place),
+                expected='no dirpath, or one of the run: dirpath=run.directory / "best"',
             )
     # Lightning's default is no end at all, said with a warning.
     trainer.fit_loop.epoch_loop.max_steps = run.end_step
@@ -163,9 +193,8 @@ class LauncherCallback(Callback):
         if self._whole.restored:
             # It would leave its traces in what was restored.
             trainer.num_sanity_val_steps = 0
-        for callback in trainer.checkpoint_callbacks:
-            if not self._run.probing and isinstance(callback, ModelCheckpoint):
-                save_again(callback, self._run.directory, self._run.step)
+        if not self._run.probing:
+            self._whole.save_again(self._run.step)
         self._attach(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -268,9 +297,9 @@ class _Metrics(Logger):
 
     name = "launcher"
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, loop: LauncherCallback) -> None:
         super().__init__()
-        self._run = run
+        self._run, self._loop = run, loop
 
     @property
     def version(self) -> str:
@@ -281,7 +310,12 @@ class _Metrics(Logger):
         """The run's config is recorded already."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # noqa: ARG002
-        """Metrics of the present step."""
+        """Metrics of the present step.
+
+        Of no step are those of an epoch that is entered anew to go on within it, or that ends after the last.
+        """
+        if not self._loop.begun or self._run.should_stop:
+            return
         # Lightning puts the epoch into each line of its own.
         told = {"train/epoch" if name == "epoch" else name: value for name, value in metrics.items()}
         self._run.log(told)

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from launcher.script.parts import MODEL
 
-_HERE = "{run.directory}"
-"""Stands for the run's directory in what callbacks save: a branch has another one."""
+_HERE = ("{run.directory}", "{run.directory, absolute}")
+"""Stand for the run's directory in what callbacks save: a branch has another one."""
 _IN_MEMORY = "memory://launcher"
+_WEIGHTS = "state_dict"
 _OF_LIGHTNING = frozenset(
-    {"epoch", "global_step", "pytorch-lightning_version", "state_dict", "optimizer_states", "lr_schedulers"}
+    {"epoch", "global_step", "pytorch-lightning_version", _WEIGHTS, "optimizer_states", "lr_schedulers"}
 )
 """Keys of Lightning's checkpoints that the launcher saves itself, or that follow from the rest."""
 _METRICS = "callback_metrics"
+_UNSAVED = (
+    "current_score",
+    "_last_global_step_saved",
+    "_last_checkpoint_saved",
+    "_defer_save_until_validation",
+)
+"""What a ``ModelCheckpoint`` decides by, and neither saves nor restores."""
 _ARGUMENTS = ("hyper_parameters", "hparams_name", "hparams_type")
 
 
@@ -36,6 +44,8 @@ class LauncherCheckpointIO(CheckpointIO):
         self._inner = inner
         self.taken: dict[str, Any] = {}
         """What Lightning last saved in memory."""
+        self.lost: set[Path] = set()
+        """Files of steps that the run has lost, and is about to take again."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """As the plugin that was there does."""
@@ -43,6 +53,7 @@ class LauncherCheckpointIO(CheckpointIO):
             self.taken = checkpoint
         else:
             self._inner.save_checkpoint(checkpoint, path, storage_options=storage_options)
+            self.lost.discard(Path(path))
 
     def load_checkpoint(
         self,
@@ -76,7 +87,7 @@ class LightningState:
 
     def __init__(self, trainer: Any, plugin: LauncherCheckpointIO, directory: Path) -> None:
         self.trainer = trainer
-        self._plugin, self._directory = plugin, str(directory)
+        self._plugin, self._directories = plugin, (str(directory), str(directory.resolve()))
         self._saved: Any = None
 
     @property
@@ -100,27 +111,51 @@ class LightningState:
 
     def state_dict(self) -> dict[str, Any]:
         """Whatever Lightning, its callbacks and the user's hooks save, less what the launcher does."""
-        self.trainer.save_checkpoint(_IN_MEMORY, weights_only=False)
-        whole, self._plugin.taken = self._plugin.taken, {}
+        whole = self._taken()
+        weights = self.trainer.lightning_module.state_dict()
         own = {
             key: value
             for key, value in whole.items()
             if key not in _OF_LIGHTNING and not key.endswith(_ARGUMENTS)
         }
-        loops = own["loops"]["fit_loop"]
-        # The position of the data is the launcher's.
-        loops["state_dict"].pop("combined_loader", None)
-        for callback in self.trainer.checkpoint_callbacks:
-            # Nothing restores it.
-            own["callbacks"].get(callback.state_key, {}).pop("current_score", None)
-        metrics = dict(self.trainer.callback_metrics)
-        state = _replaced({**own, "loops": loops, _METRICS: metrics}, self._directory, _HERE)
-        assert isinstance(state, dict)
+        if any(not _same(value, weights.get(name)) for name, value in whole[_WEIGHTS].items()):
+            # A hook has put others there, such as an average, which it will look for.
+            own[_WEIGHTS] = dict(whole[_WEIGHTS])
+        for callback in self._checkpoint_callbacks():
+            kept = {name: getattr(callback, name) for name in _UNSAVED if hasattr(callback, name)}
+            own["callbacks"][callback.state_key] = {**own["callbacks"][callback.state_key], **kept}
+        for one in self.trainer.callbacks:
+            if isinstance(one, StochasticWeightAveraging) and one._swa_scheduler is None:
+                # It takes over what was restored at the beginning of an epoch, which is still to come.
+                restored = {"scheduler_state": one._scheduler_state, "n_averaged": one._init_n_averaged}
+                own["callbacks"][one.state_key].update(restored)
+        state = {**own, "loops": own["loops"]["fit_loop"], _METRICS: dict(self.trainer.callback_metrics)}
+        for place, mark in zip(self._directories, _HERE, strict=True):
+            state = _replaced(state, place, mark)
         return state
+
+    def _taken(self) -> dict[str, Any]:
+        """A checkpoint as Lightning makes it, less the position in the data, which is the launcher's.
+
+        Asked for that, a loader that has not begun yet would begin, in another order than its epoch's.
+        """
+        loop = self.trainer.fit_loop
+        loader, loop._combined_loader = loop._combined_loader, None
+        try:
+            self.trainer.save_checkpoint(_IN_MEMORY, weights_only=False)
+        finally:
+            loop._combined_loader = loader
+        whole, self._plugin.taken = self._plugin.taken, {}
+        return whole
+
+    def _checkpoint_callbacks(self) -> list[ModelCheckpoint]:
+        return [one for one in self.trainer.checkpoint_callbacks if isinstance(one, ModelCheckpoint)]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore all of it, and call the hooks that a user has for that."""
-        self._saved = _replaced(dict(state), _HERE, self._directory)
+        self._saved = dict(state)
+        for mark, place in zip(_HERE, self._directories, strict=True):
+            self._saved = _replaced(self._saved, mark, place)
         self.restore()
 
     def restore(self) -> None:
@@ -136,9 +171,9 @@ class LightningState:
         # What callbacks and schedules look at, also where it is logged once in many steps.
         trainer.callback_metrics.update(state.pop(_METRICS))
         told = {
+            _WEIGHTS: module.state_dict(),
             **state,
             "loops": {"fit_loop": state["loops"]},
-            "state_dict": module.state_dict(),
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
             "pytorch-lightning_version": lightning.__version__,
@@ -154,23 +189,34 @@ class LightningState:
                     # What was typed wins over what was restored.
                     saved = {**saved, "patience": callback.patience}
                 callback.load_state_dict(saved)
+        for callback in self._checkpoint_callbacks():
+            saved = state["callbacks"].get(callback.state_key, {})
+            for name in _UNSAVED:
+                if name in saved:
+                    setattr(callback, name, saved[name])
+
+    def save_again(self, step: int) -> None:
+        """Have ``ModelCheckpoint`` write over what it saved after the launcher saved ``step`` to go on from.
+
+        Lightning would take ``...-v1.ckpt`` for a name that is taken. That path is a part of its state, so a
+        run that lost steps when it was killed would end with another state than one that did not.
+        """
+        own = self._checkpoint_callbacks()
+        known = {text for one in own for text in _texts(one.state_dict())}
+        for path in {path for one in own if one.dirpath for path in Path(one.dirpath).rglob("*.ckpt")}:
+            of = _step_of(path)
+            # Of the step itself, a validation that came after it may have saved.
+            if of > step or (of == step and str(path) not in known):
+                self._plugin.lost.add(path)
+        for callback in own:
+            callback.file_exists = _unless_lost(callback.file_exists, self._plugin)  # type: ignore[method-assign]
 
 
-def save_again(callback: ModelCheckpoint, directory: Path, step: int) -> None:
-    """Have ``callback`` write over what it saved after ``step``, which is where the run goes on.
-
-    Lightning would take ``...-v1.ckpt`` for a name that is taken. That path is a part of its state, so a
-    run that lost steps when it was killed would end with another state than one that did not.
-    """
-    if callback.dirpath is None or not Path(callback.dirpath).is_relative_to(directory):
-        return
-    later = {path for path in Path(callback.dirpath).rglob("*.ckpt") if _step_of(path) > step}
-    exists = callback.file_exists
-
+def _unless_lost(exists: Callable[..., bool], plugin: LauncherCheckpointIO) -> Callable[..., bool]:
     def file_exists(filepath: Any, trainer: Any) -> bool:
-        return Path(filepath) not in later and exists(filepath, trainer)
+        return Path(filepath) not in plugin.lost and exists(filepath, trainer)
 
-    callback.file_exists = file_exists  # type: ignore[method-assign]
+    return file_exists
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -186,6 +232,24 @@ def _loops(loop: Any) -> Iterator[Any]:
     for one in vars(loop).values():
         if hasattr(one, "on_iteration_done"):
             yield from _loops(one)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are the same memory."""
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return one is other
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Whatever texts there are in a state, as keys too."""
+    if isinstance(value, Mapping):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, str):
+        yield value
 
 
 def _replaced(value: Any, old: str, new: str) -> Any:

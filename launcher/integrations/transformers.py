@@ -71,10 +71,11 @@ def train(trainer: Trainer, run: Run, *, fingerprint: str | None = None) -> Any:
         trainer=position,  # The name is that of TRAINER in a foreign checkpoint.
     )
     _refuse_device(trainer, run)
+    position.begin(run)
     if run.step >= run.end_step:
         run.begin()
+        position.end()
         return None
-    position.begin(run)
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="trainer-")))
         stack.enter_context(_weights_as_they_are(trainer))
@@ -189,6 +190,15 @@ class Position:
         trainer._globalstep_last_logged -= self.saved.get("unlogged_steps", 0)
         # The mean that the Trainer tells at the end is over the steps that it took itself.
         trainer._total_loss_scalar = -loss
+
+    def end(self) -> None:
+        """No step is left: have the Trainer as it is after its last one."""
+        trainer = self._trainer
+        for name, value in trainer_state(self.saved).items():
+            setattr(trainer.state, name, value)
+        trainer.state.best_model_checkpoint = self.best_checkpoint()
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint is not None:
+            trainer._load_best_model()
 
     def best_checkpoint(self) -> str | None:
         """The Trainer's own checkpoint of its best step, in this run's directory or in the trunk's."""

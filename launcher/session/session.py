@@ -35,6 +35,8 @@ from launcher.training.task import Direction
 
 log = logging.getLogger("launcher.run")
 _TRAIN, _VALIDATION = "train/", "val/"
+_ENDED = "ended_early"
+"""Of a checkpoint: the script has asked to end there, which nothing else in its state may say."""
 
 
 class Session(Run):
@@ -104,6 +106,7 @@ class Session(Run):
             FRESH: self._fresh,
             "progress": self.progress.state_dict(),
             "rng_state": rng_state(),
+            **({_ENDED: True} if self.end_step < self._plan.end_step else {}),
         }
 
     # What the script calls.
@@ -226,6 +229,8 @@ class Session(Run):
             parts.load_weights(state[MODEL])
             parts.load(state)
             self.progress.load_state_dict(dict(state["progress"]))
+            if state.get(_ENDED):
+                self.end_step = self.progress.step
             return
         config = self._plan.config.branch
         parts.load_weights(weights_of(config, state[MODEL], parts))

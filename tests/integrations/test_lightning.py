@@ -136,6 +136,44 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, tmp_path: Path, los
     assert kept == expected
 
 
+def test_averages_and_stateful_loaders_come_back(tmp_path: Path) -> None:
+    """From an epoch's end, where the loader has not begun the next one; and means of an epoch cut short."""
+    project = Project.of(SOURCE, tmp_path / "project")
+    typed = ("average=true", "stateful=true", "means=true")
+    project.good(*typed)
+    project.good("-m", "branch.from_step=10,20", *typed)
+    for step in (10, 20):
+        control = sibling(project, step, "control")
+        assert digest(control, END) == digest(project.trunk, END), step
+        assert project.launcher("verify", control.id).status == 0
+    average = state(project.trunk)["task"]["lightning"]["state_dict"]
+    weights = state(project.trunk)["model_state_dict"]
+    assert describe({"all": average}).sha256 != describe({"all": weights}).sha256
+
+
+def test_killed_after_a_validation_between_two_steps(tmp_path: Path) -> None:
+    """Gradients are accumulated: Lightning saves the step that the run goes on from after the launcher."""
+    typed = ("accumulate=3", "training.steps=14", "checkpoint.every=3")
+    projects = [Project.of(SOURCE, tmp_path / name) for name in ("killed", "undisturbed")]
+    assert projects[0].launch(*typed, prepare=[KillScript(11, "SIGKILL")]).status == 137
+    for project in projects:
+        project.good(*typed)
+    killed, undisturbed = (project.trunk for project in projects)
+    assert digest(killed, 14) == digest(undisturbed, 14)
+    kept, expected = (
+        sorted(path.name for path in run.directory.path.glob("lightning/*")) for run in (killed, undisturbed)
+    )
+    assert kept == expected
+
+
+def test_what_cannot_go_on_exactly_is_refused(project: Project) -> None:
+    project.edit('ModelCheckpoint(monitor="val/loss", ', 'ModelCheckpoint("best", monitor="val/loss", ')
+    assert "ModelCheckpoint(dirpath=...)" in project.refuse("branch.from_step=10").said
+    project.edit('ModelCheckpoint("best", monitor="val/loss", ', 'ModelCheckpoint(monitor="val/loss", ')
+    project.edit("*([EMA", 'L.pytorch.callbacks.ModelPruning("l1_unstructured"), *([EMA')
+    assert "found: ModelPruning" in project.refuse("branch.from_step=10").said
+
+
 def test_another_width_is_refused_in_the_words_of_the_config(project: Project) -> None:
     wider = project.refuse("branch.from_step=15", "width=16")
     assert "width: checkpoint 8, config 16" in wider.said

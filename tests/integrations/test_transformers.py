@@ -16,7 +16,7 @@ from launcher.checkpoint.content import describe
 from launcher.checkpoint.formats.trainer_state import trainer_state
 from launcher.files import read_json_object
 from launcher.lineage import Run, read_run
-from tests.script.project import KillScript, Project
+from tests.script.project import KillScript, Project, kill_at_the_end
 from tests.tiny_process import digest, metrics, preload
 from tests.wandb_server.server import WandbServer
 
@@ -105,6 +105,24 @@ def test_killed_it_goes_on_to_the_same_end(trained: Project, project: Project, n
     assert [start.step for start in project.trunk.record.starts] == [0, {"SIGKILL": 12, "SIGTERM": 16}[name]]
     assert digest(project.trunk, 24) == digest(trained.trunk, 24)
     assert metrics(project.trunk) == metrics(trained.trunk)
+
+
+def test_killed_after_early_stopping_it_stays_stopped_with_its_best_model(project: Project) -> None:
+    """What a script does after training is done anew, with what it would have been done with."""
+    shutil.rmtree(project.outputs)
+    # The Trainer itself loads no best model of several adapters.
+    project.edit("model=experts(cfg)", "model=experts(cfg).unload().requires_grad_(True)")
+    typed = ("patience=1", "learning_rate=0.3", "save_steps=4", "best=true")
+    assert project.launch(*typed, prepare=[kill_at_the_end]).status == 137
+    final = project.trunk.directory.path / "final" / "model.safetensors"
+    best, steps = final.read_bytes(), sorted(metrics(project.trunk))
+    own = project.trunk.directory.path / "trainer" / "checkpoint-4" / "model.safetensors"
+    assert best == own.read_bytes()
+    project.good(*typed)
+    assert [start.step for start in project.trunk.record.starts] == [0, 8]
+    assert (project.trunk.record.state, project.trunk.record.step) == ("finished", 8)
+    assert sorted(metrics(project.trunk)) == steps
+    assert final.read_bytes() == best
 
 
 def test_what_gives_other_weights_is_refused_in_the_words_of_the_config(project: Project) -> None:

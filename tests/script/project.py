@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import launcher.recording
 import launcher.session.session
 from tests.tiny_process import ROOT, Ended, Tiny
 
@@ -63,3 +64,13 @@ class KillScript:
             original(session)
 
         launcher.session.session.Session.advance = dangerous  # type: ignore[method-assign]
+
+
+def kill_at_the_end() -> None:
+    """The process is killed with the script through and its last step on disk; the record does not say so."""
+
+    def dead(hooks: Any, *_: Any) -> None:
+        hooks.saved()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    launcher.recording.Recording.finish = dead  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from google.auth.credentials import CredentialsWithRegionalAccessBoundary as Account
 
 from launcher.checkpoint.manifest import read_manifest
 from launcher.fanout.status import statuses
@@ -24,6 +25,7 @@ from tests.tiny_process import Ended, Prepare, Tiny
 from tests.vertex.vertex_server import StoredJob, VertexServer
 
 PROJECT = "my-project"
+_LOOKUP = "_is_regional_access_boundary_lookup_required"
 PARENT = f"projects/{PROJECT}/locations/us-central1"
 
 
@@ -31,6 +33,14 @@ def _forget() -> None:
     """Each test has a server and credentials of its own."""
     client._client.cache_clear()
     client._credentials.cache_clear()
+
+
+def without_lookup() -> None:
+    """Have Google's client not ask, in a thread, in which regions the account may be used.
+
+    It asks at an address that cannot be changed, and goes on after its test, with streams that are closed.
+    """
+    setattr(Account, _LOOKUP, lambda _: False)
 
 
 def impatient(module: str, name: str, seconds: float) -> None:
@@ -87,7 +97,9 @@ class Cloud:
         )
 
     def launch(self, *overrides: str, **options: Any) -> Ended:
-        return self.tiny.launch("-m", *overrides, *self.settings, environment=self.environment, **options)
+        prepare = [*options.pop("prepare", ()), without_lookup]
+        options.update(environment=self.environment, prepare=prepare)
+        return self.tiny.launch("-m", *overrides, *self.settings, **options)
 
     def launcher(self, *arguments: str) -> Ended:
         return self.tiny.launch(
@@ -95,6 +107,7 @@ class Cloud:
             f"--outputs={self.tiny.outputs}",
             module="launcher.cli",
             environment=self.environment,
+            prepare=[without_lookup],
         )
 
     def states(self) -> list[str]:
@@ -126,6 +139,9 @@ def cloud(tmp_path: Path, trained: Tiny, key: Key, monkeypatch: pytest.MonkeyPat
         environment = {**server.environment, "GOOGLE_APPLICATION_CREDENTIALS": str(account)}
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
+        # Put back after the test.
+        monkeypatch.setattr(Account, _LOOKUP, getattr(Account, _LOOKUP))
+        without_lookup()
         _forget()
         yield Cloud(server, tiny, mount, environment)
         _forget()

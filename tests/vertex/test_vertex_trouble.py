@@ -16,7 +16,7 @@ from launcher.launchers.custom_jobs.inside import JOB_VARIABLE
 from launcher.launchers.custom_jobs.spec import arguments, label
 from launcher.launchers.custom_jobs.states import VertexError
 from launcher.launchers.sibling import read_launch
-from tests.vertex.conftest import PARENT, Asked, Cloud, impatient
+from tests.vertex.conftest import PARENT, Asked, Cloud, impatient, without_lookup
 from tests.vertex.vertex_server import wait_for
 
 POINT = "branch.from_step=20"
@@ -69,7 +69,9 @@ def test_a_job_that_was_never_taken_is_launched_again(cloud: Cloud) -> None:
 
 def test_the_launching_process_may_die_at_the_worst_moment(cloud: Cloud) -> None:
     cloud.server.misbehave("hang", CREATE, times=1)
-    started = cloud.tiny.start("-m", POINT, RATES, *cloud.settings, environment=cloud.environment)
+    started = cloud.tiny.start(
+        "-m", POINT, RATES, *cloud.settings, environment=cloud.environment, prepare=[without_lookup]
+    )
     wait_for(lambda: len(cloud.server.jobs) == 1)
     os.kill(started.pid, signal.SIGKILL)
     started.end()

@@ -7,10 +7,11 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 import launcher
 from launcher.integrations.lightning import fit
@@ -26,7 +27,7 @@ class Net(L.LightningModule):
         # Lightning leaves it as it is.
         self.frozen = nn.BatchNorm1d(3).eval()
         self.rate, self.plateau, self.steps = cfg.lr, cfg.plateau, steps
-        self.epochs = []
+        self.means, self.epochs = cfg.means, []
         self.scale = 1.0
 
     def on_train_start(self):
@@ -42,7 +43,7 @@ class Net(L.LightningModule):
         x, y = batch
         x = self.frozen(x) + 0.1 * random.random() + 0.1 * float(np.random.rand()) + 0.01 * index
         loss = F.mse_loss(self.scale * self.net(x), y)
-        self.log("train/loss", loss)
+        self.log("train/loss", loss, on_step=True, on_epoch=self.means)
         return loss
 
     def validation_step(self, batch, index):
@@ -80,7 +81,8 @@ class Data(L.LightningDataModule):
 
     def train_dataloader(self):
         generator = torch.Generator()
-        return DataLoader(
+        kind = StatefulDataLoader if self.cfg.stateful else DataLoader
+        return kind(
             self.all, self.cfg.batch_size, shuffle=self.cfg.shuffle, generator=generator,
             num_workers=self.cfg.workers, persistent_workers=self.cfg.workers > 0,
         )  # fmt: skip
@@ -99,7 +101,8 @@ def trainer_of(cfg, steps, **more):
 
 def callbacks_of(cfg):
     return [
-        ModelCheckpoint(monitor="val/loss", save_top_k=2),
+        *([EMAWeightAveraging(decay=0.9)] if cfg.average else []),
+        ModelCheckpoint(monitor="val/loss", save_top_k=2, save_last=cfg.accumulate > 1),
         EarlyStopping("val/loss", cfg.min_delta, cfg.patience, check_on_train_epoch_end=False),
     ]
 

@@ -24,6 +24,7 @@ def main(cfg, run):
             eval_steps=cfg.training.validate_every,
             save_steps=cfg.save_steps,
             metric_for_best_model="loss",
+            load_best_model_at_end=cfg.best,
             label_names=["labels"],
             report_to=cfg.report_to,
             disable_tqdm=True,
@@ -33,6 +34,8 @@ def main(cfg, run):
         callbacks=[EarlyStoppingCallback(cfg.patience, cfg.threshold)],
     )
     train(trainer, run)
+    if cfg.best:
+        trainer.save_model(run.directory / "final")
 
 
 if __name__ == "__main__":
