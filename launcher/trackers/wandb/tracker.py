@@ -27,7 +27,7 @@ UPLOAD_SECONDS = 100.0
 """How long the client may upload at the end; what is left stays on disk for ``launcher sync``."""
 _KILL_SECONDS = 2.0
 TAKEN_OVER = ("WANDB_TAGS", "WANDB_RUN_ID", "WANDB_RUN_GROUP")
-"""Variables that the launcher reads for the client."""
+"""Variables that the launcher reads for the client. In a sweep the client takes its id from nowhere else."""
 
 
 class WandbTracker:
@@ -261,7 +261,8 @@ def clients_environment() -> Iterator[None]:
     itself, gives up where it would refuse one, and puts a run that is in no group into the variable's: so it
     does not see those that it is told.
     """
-    kept = {name: value for name in TAKEN_OVER if (value := os.environ.pop(name, None)) is not None}
+    hidden = set(TAKEN_OVER) - ({"WANDB_RUN_ID"} if "WANDB_SWEEP_ID" in os.environ else set())
+    kept = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
     os.environ.pop("WANDB_SERVICE", None)
     try:
         yield
