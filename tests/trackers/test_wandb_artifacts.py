@@ -164,7 +164,7 @@ class TestDownloads:
 
     def test_wrong_bytes_are_not_taken(self, server: WandbServer, data: bytes, tmp_path: Path) -> None:
         [one] = server.artifacts.of("some-model")
-        one.files["model.bin"] = data[:-1] + b"\0"
+        one.files["model.bin"] = data[:-1] + bytes([data[-1] ^ 1])
         with pytest.raises(BranchPointUnavailable, match="its digest is not the one"):
             fetch(f"{self.NAME}:v0", tmp_path / "store")
         assert not list((tmp_path / "store").glob("objects/*"))
