@@ -72,6 +72,8 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
         for index in range(rounds):
             checkpoint.write_bytes(os.urandom(1 << 20) * (size >> 20))
             checkpoint.with_suffix(".json").write_text(json.dumps({"step": index}))
+            # A checkpoint is on disk before anyone is told of it.
+            os.sync()
             up = threading.Event()
             trackers.keep(KeptCheckpoint(checkpoint, index, (f"step-{index}",), "copy", up.set))
             steps, taken = 0, 0.0

@@ -138,7 +138,7 @@ class Store:
                 raise disk_error(error, work.path) from error
             finally:
                 lease.release()
-        shutil.rmtree(work.path, ignore_errors=True)
+        # The lease's directory stays: another process may be about to take its turn in it.
         return found
 
     def _fetch(self, place: Path, work: Path, files: Sequence[RemoteFile], pull: Pull, lease: Lease) -> Path:
@@ -155,9 +155,11 @@ class Store:
             (parts / one.name).chmod(0o444)
         lease.aside()
         place.parent.mkdir(parents=True, exist_ok=True)
+        incomplete = lease.aside() / "incomplete"
         if place.exists():  # Somebody took files out of it.
-            place.rename(lease.aside() / "incomplete")
+            place.rename(incomplete)
         parts.rename(place)
+        shutil.rmtree(incomplete, ignore_errors=True)
         flush_to_disk(place.parent)
         return place
 

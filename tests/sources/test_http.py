@@ -44,8 +44,9 @@ def cache(tmp_path: Path) -> Path:
 
 
 def files(directory: Path) -> list[Path]:
-    """What was fetched, and what is left of fetching; not the notes of what references lead to."""
-    return [path for path in directory.rglob("*") if path.is_file() and path.parent.name != "known"]
+    """What was fetched, and what is left of fetching; not who fetched it, and what references lead to."""
+    notes = {"known", ".lease"}
+    return [path for path in directory.rglob("*") if path.is_file() and not notes & {*path.parts}]
 
 
 def why(server: FileServer, cache: Path) -> str:

@@ -51,7 +51,8 @@ def test_what_is_complete_is_not_fetched_again_and_what_is_not_is(tmp_path: Path
     (place / "model.pt").unlink()
     assert Store(tmp_path).fetched(FILES, write) == place
     assert (place / "model.pt").read_bytes() == b"xxxxx"
-    assert list((tmp_path / "fetching").iterdir()) == []
+    left = [path for path in (tmp_path / "fetching").rglob("*") if path.is_file()]
+    assert {path.parent.parent.name for path in left} == {".lease"}
 
 
 def test_one_that_was_taken_over_does_not_publish(tmp_path: Path) -> None:
@@ -127,6 +128,18 @@ def test_what_moves_is_asked_again_by_whoever_wants_it_after_the_question_was_pu
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(want, range(3))) == ["v1"] * 3
     assert want(0) == "v2"
+
+
+def test_who_comes_while_another_ends_is_not_disturbed(tmp_path: Path) -> None:
+    def find(asking: Callable[[], None]) -> tuple[str, Path]:
+        asking()
+        return "v1", tmp_path / "elsewhere"
+
+    def many(_: int) -> set[str]:
+        return {Store(tmp_path).known("c:latest", find, moves=True)[0] for _ in range(20)}
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(many, range(8))) == [{"v1"}] * 8
 
 
 def test_a_question_that_failed_is_put_by_all_others_at_once(
