@@ -2,14 +2,17 @@
 
 One run of the reference task trains throughout, tracked by the real client online at the stand-in, which runs
 in a process of its own on the same machine: what it takes to receive the bytes is part of what is measured.
-Segments with an upload last until it is up; those without have as many steps.
+Segments with an upload last until it is up; those without have as many steps. As many are taken beside a
+process that does nothing but compute MD5 at the lowest priority: what any use of another core costs here.
 Run: python -m benchmarks.uploading [--quick] [--rounds N]
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import tempfile
 import threading
@@ -41,6 +44,12 @@ from launcher.training.trainer import Trainer
 BAR = 0.98
 
 
+def _hash() -> None:
+    os.nice(19)
+    while True:
+        hashlib.md5(bytes(1 << 20), usedforsecurity=False)
+
+
 def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[float]]:
     """Steps per second of each segment."""
     config = composed(
@@ -60,7 +69,7 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
     trackers = Trackers(MetricsFile(place / "metrics.jsonl"), [WandbTracker(WandbConfig(mode="online"))])
     trackers.start(RunIdentity(f"run-{threads}", "run", "group", "job", place, project="benchmark"))
     hooks = Switched({"metrics.jsonl": trackers})
-    found: dict[str, list[float]] = {"with": [], "without": []}
+    found: dict[str, list[float]] = {"with": [], "without": [], "beside": []}
 
     def go(steps: int) -> float:
         first = hooks.step
@@ -82,6 +91,12 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
                 steps += 19
             found["with"].append(steps / taken)
             found["without"].append((steps - 1) / go(steps))
+            other = multiprocessing.get_context("spawn").Process(target=_hash, daemon=True)
+            other.start()
+            time.sleep(1)
+            found["beside"].append((steps - 1) / go(steps))
+            other.kill()
+            other.join()
             time.sleep(0.1)
     trackers.finish("finished")
     if len(json.loads((place / "artifacts.json").read_text())) != rounds:
@@ -97,14 +112,20 @@ def main() -> None:
         found = {
             str(threads): measure(threads, size, rounds, Path(directory)) for threads in sorted({1, cores()})
         }
-    ratios = {
-        threads: median(a / b for a, b in zip(each["with"], each["without"], strict=True))
-        for threads, each in found.items()
-    }
-    shown = ", ".join(f"{ratio:.3f} at {threads} of {cores()} threads" for threads, ratio in ratios.items())
+    ratios, floors = (
+        {
+            threads: median(a / b for a, b in zip(each[way], each["without"], strict=True))
+            for threads, each in found.items()
+        }
+        for way in ("with", "beside")
+    )
+    shown = ", ".join(
+        f"{ratio:.3f} at {threads} of {cores()} threads (beside a process that hashes: {floors[threads]:.3f})"
+        for threads, ratio in ratios.items()
+    )
     save(
         "uploading",
-        {"bytes": size, "bar": BAR, "ratios": ratios, "steps_per_second": found},
+        {"bytes": size, "bar": BAR, "ratios": ratios, "beside_hashing": floors, "steps_per_second": found},
         f"uploading: steps per second while it goes, against without: {shown} (bar: at least {BAR})",
         quick=options.quick,
     )
