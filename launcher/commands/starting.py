@@ -32,7 +32,7 @@ def _init(options: argparse.Namespace) -> int:
     written, left = init(options.directory)
     told = [f"wrote  {path}" for path in written] + [f"left   {path}, which is there" for path in left]
     if any(path.name == "train.py" for path in left):
-        told.append("To branch it, a script of your own changes in a few lines: docs/own-script.md")
+        told.append("To branch it, a script of your own changes in a few lines: python -m pydoc launcher.Run")
     answer(
         options,
         {"written": [str(path) for path in written], "left": [str(path) for path in left]},
