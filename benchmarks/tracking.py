@@ -2,6 +2,8 @@
 
 One run of the reference task trains throughout. Its segments log into metrics.jsonl alone and into
 metrics.jsonl and one tracker in turn; the result is the median of the ratios of neighbouring segments.
+A tracker gets its steps a little later than they are logged: the clock of a segment starts when whatever the
+one before has left is handed over, and this one's tracker is as far behind as it will be at the end.
 W&B is measured offline, and online against the tests' stand-in for its server.
 Run: python -m benchmarks.tracking [--quick] [TRACKER ...]
 """
@@ -26,6 +28,7 @@ from launcher.config import Config
 from launcher.trackers.base import RunIdentity
 from launcher.trackers.metrics_file import STEP, MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
+from launcher.trackers.worker import GATHER_SECONDS
 from launcher.training.device import prepare_process
 from launcher.training.distributed import Ranks
 from launcher.training.loop import Unrecorded, train
@@ -87,7 +90,11 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in hooks.ways}
 
     def segment(name: str) -> float:
-        hooks.way, first = name, hooks.step
+        hooks.way = name
+        begun = time.perf_counter()
+        while time.perf_counter() - begun < 1.5 * GATHER_SECONDS:
+            train(trainer, trainer.live.progress.step + 10, config, hooks, interruption, Ranks())
+        first = hooks.step
         # A segment's last step is logged in any case, so the clock stops one step before it.
         train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
         return hooks.times[first + steps] - hooks.times[first + 1]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from launcher.config import TrackerConfig, WandbConfig
 from launcher.errors import LauncherError
 from launcher.trackers import worker as module
-from launcher.trackers.base import RunIdentity, State, Tracker
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
 from launcher.trackers.trackers import Trackers, trackers_of
 
@@ -177,6 +177,27 @@ def test_a_slow_tracker_holds_no_step_up(
     assert slow.calls[-1][0] == "finish"
     assert trackers.facts() == {"slow": "see://run-1", "slow_dropped": 40 - len(got)}
     assert len(read_metrics(metrics.path)) == 40
+
+
+def test_what_gathers_is_handed_over_at_once_where_somebody_waits_for_it(
+    metrics: MetricsFile, identity: RunIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Keeper(Fake):
+        def keep(self, kept: KeptCheckpoint) -> None:
+            self._called("keep", kept.step)
+            kept.done()
+
+    monkeypatch.setattr(module, "GATHER_SECONDS", 1000.0)
+    fake, kept = Keeper(), threading.Event()
+    trackers = Trackers(metrics, [fake])
+    trackers.start(identity)
+    trackers.log({"global_step": 1})
+    trackers.keep(KeptCheckpoint(identity.directory, 1, (), "copy", kept.set))
+    assert kept.wait(60)
+    trackers.log({"global_step": 2})
+    trackers.finish("finished")
+    assert [called for called, _ in fake.calls] == ["start", "log", "keep", "log", "finish"]
+    assert trackers.dropped == {}
 
 
 def test_a_tracker_that_never_returns_from_a_step_is_given_up_while_training_goes_on(

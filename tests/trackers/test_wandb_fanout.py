@@ -101,7 +101,8 @@ class TestKilled:
     ) -> None:
         overrides = [POINT, "optimizer.lr=0.002", "tracker=wandb"]
         kill = tiny_faults.Kill(35, "SIGTERM")
-        assert tiny.launch(*overrides, prepare=[kill], environment=environment).status == 143
+        stopped = tiny.launch(*overrides, prepare=[kill, _patient], environment=environment)
+        assert stopped.status == 143
         assert server.run("lr-0.002").state == "preempted"
 
 
@@ -137,6 +138,12 @@ def test_a_server_that_misbehaves_changes_nothing_about_the_run(
     assert ended.status == 0, ended.err
     assert tiny.launcher("verify", "control").status == 0
     assert ended.err.count("wandb failed") <= 1
+
+
+def _patient() -> None:
+    from launcher.trackers import worker
+
+    worker.FINISH_SECONDS = dict.fromkeys(worker.FINISH_SECONDS, 120.0)
 
 
 def _short() -> None:
