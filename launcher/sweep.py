@@ -76,12 +76,14 @@ class BranchSweeper(BasicSweeper):
         from launcher.fanout.check import check
         from launcher.fanout.factors import note_confounded
         from launcher.fanout.launch import launch, print_findings, show, show_jobs, stop_if_bad
+        from launcher.fanout.room import note_room
         from launcher.job import run_canary, run_sibling
 
         assert self.config is not None
         settings = fanout_settings(self.config)
         candidates = check(self.candidates(self.siblings(arguments, settings), settings.repeats), self.remote)
         candidates = self.with_what_is_needed(candidates, settings, handed(arguments))
+        note_room(candidates)
         note_confounded(candidates)
         print_findings(candidates)
         if settings.dry_run:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import launcher.branch.preflight
+import launcher.branch.room
 import launcher.checkpoint.writer
 import launcher.run
 import launcher.training.device
@@ -168,7 +168,7 @@ def other_fingerprint(fingerprint: str) -> None:
 
 
 def little_space(count: int) -> None:
-    launcher.branch.preflight.free_bytes = lambda path: count
+    launcher.branch.room.free_bytes = lambda path: count
 
 
 def no_loading() -> None:
