@@ -171,6 +171,14 @@ def little_space(count: int) -> None:
     launcher.branch.room.free_bytes = lambda path: count
 
 
+def nobody_reads() -> None:
+    """What the process prints goes into a pipe that nobody reads any more, as after ``| head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+
+
 def no_loading() -> None:
     def refuse(*arguments: Any, **more: Any) -> Any:
         raise AssertionError("a tensor was loaded")
