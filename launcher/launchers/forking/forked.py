@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import mmap
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from launcher.errors import LauncherError
+
 
 def become(
     log: Path,
@@ -20,6 +23,7 @@ def become(
     threads: int,
     blocked: Iterable[signal.Signals],
     work: Callable[[], int],
+    untold: mmap.mmap,
 ) -> NoReturn:
     """Make the calling process independent of the one that forked it, do the work, and exit.
 
@@ -29,6 +33,7 @@ def become(
         threads: CPU threads of PyTorch.
         blocked: signals that were blocked over the fork; they may come once the handlers are set.
         work: returns the exit status.
+        untold: shared with the parent; it gets the error that the log cannot take, on a disk that is full.
     """
     status = 1
     try:
@@ -48,8 +53,14 @@ def become(
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        status = error.exit_status if isinstance(error, LauncherError) else 1
+        try:
+            traceback.print_exc()
+        except OSError:
+            kind = "error" if isinstance(error, LauncherError) else type(error).__name__
+            said = f"{kind}: {error}".encode()[: len(untold)]
+            untold[: len(said)] = said
     finally:
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
