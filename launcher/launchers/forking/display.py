@@ -101,8 +101,10 @@ class Display:
         if not self._asked and (ended.killed_by is not None or reason.startswith("exit status")):
             log = RunDirectory(sibling.directory).log
             self._print(f"{sibling.id}: {reason}; the last lines of {log}:")
-            for text in [*last_lines(log), *ended.untold.splitlines()]:
+            for text in last_lines(log):
                 self._print(f"    {text[:300]}")
+        for text in ended.untold.splitlines():
+            self._print(f"    {text}")
         ended_well = not reason and line.state in self._good_ends
         return Outcome(sibling.id, 0 if ended_well else ended.status or 1, reason)
 

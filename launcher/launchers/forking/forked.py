@@ -35,11 +35,12 @@ def become(
         work: returns the exit status.
         untold: shared with the parent; it gets the error that the log cannot take, on a disk that is full.
     """
-    status = 1
+    status, logged = 1, False
     try:
         os.setsid()
         atexit._clear()  # What the parent registered is the parent's to do.
         _streams(log)
+        logged = True
         os.environ.clear()
         os.environ.update(environment)
         if "torch" in sys.modules:
@@ -55,9 +56,7 @@ def become(
         status = 128 + signal.SIGINT
     except BaseException as error:
         status = error.exit_status if isinstance(error, LauncherError) else 1
-        try:
-            traceback.print_exc()
-        except OSError:
+        if not (logged and _printed()):
             kind = "error" if isinstance(error, LauncherError) else type(error).__name__
             said = f"{kind}: {error}".encode()[: len(untold)]
             untold[: len(said)] = said
@@ -67,6 +66,15 @@ def become(
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _printed() -> bool:
+    """Whether the traceback of what was raised could be printed."""
+    try:
+        traceback.print_exc()
+    except OSError:
+        return False
+    return True
 
 
 def print_to(log: Path) -> None:
