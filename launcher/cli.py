@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from launcher.commands import checkpoints, comparing, looking, managing, reporting, searching, starting
 from launcher.commands.verbs import Verbs
 from launcher.errors import LauncherError
+from launcher.messages import ending_quietly
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    The exit status is 0, 1 (a run failed), 2 (wrong input), 3 (a check came out negative) or 130 (Ctrl-C).
+    The exit status is 0, 1 (a run failed), 2 (wrong input), 3 (a check came out negative), 130 (Ctrl-C) or
+    141 (nobody reads what it prints).
     """
-    options = _parser().parse_args(arguments)
+    with ending_quietly():
+        options = _parser().parse_args(arguments)
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         status: int = options.run_verb(options)
         return status
@@ -26,10 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # `launcher tree | head` closed the pipe; that is no error of ours.
-        sys.stderr.close()
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
 from launcher.fanout.alone import refuse_alone
 from launcher.launchers import pool, slurm, vertex
-from launcher.messages import log_to_stderr
+from launcher.messages import ending_quietly, log_to_stderr
 from launcher.search_sweep import sweeper as search
 
 _TRACEBACK_WANTED = os.environ.get("HYDRA_FULL_ERROR") not in (None, "", "0")
@@ -95,9 +95,14 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     pass errors on; where the user set it, the traceback is theirs.
     """
     log_to_stderr()
-    if _TRACEBACK_WANTED:
-        application()
-        return
+    with ending_quietly():
+        if _TRACEBACK_WANTED:
+            application()
+        else:
+            _without_traceback(application)
+
+
+def _without_traceback(application: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         application()

@@ -34,6 +34,9 @@ def run_sibling(directory: Path, interruption: Interruption | None = None, until
         directory: the run's.
         interruption: entered already, by a process that catches signals earlier and later than the run.
         until: the sibling is the canary, and stops after so many steps.
+
+    Raises:
+        LauncherError: the run failed, and its log cannot be written either.
     """
     _print_to(RunDirectory(directory).log)
     try:
@@ -54,7 +57,10 @@ def run_sibling(directory: Path, interruption: Interruption | None = None, until
         config.fanout.until = until
         run(config, Declared(**launch.declared), interruption)
     except LauncherError as error:
-        print(f"error: {error}", file=sys.stderr)
+        try:
+            print(f"error: {error}", file=sys.stderr)
+        except OSError:
+            raise error from None  # The log's disk takes nothing: whoever waits for the process is told.
         return error.exit_status
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else 1

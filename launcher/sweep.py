@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from launcher.errors import ConfigError
-from launcher.launchers.plugins import register_plugin
+from launcher.launchers.plugins import PARALLELISM, register_plugin
 
 # Looking for plugins runs Hydra's modules a second time; a class that was taken before is not theirs.
 Plugins.instance()
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from launcher.config import FanoutConfig
     from launcher.fanout.check import Candidate
     from launcher.fanout.written import Fanout
-
-_PARALLELISM = ("array_parallelism", "n_jobs")
-"""What launchers call the number of siblings that run at the same time."""
 
 
 @dataclass
@@ -53,7 +50,7 @@ class BranchSweeper(BasicSweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """As Hydra's; ``fanout.max_parallel`` lowers the setting of every launcher that has such a one."""
         most = config.fanout.max_parallel
-        for name in _PARALLELISM:
+        for name in PARALLELISM:
             if most is not None and name in config.hydra.launcher:
                 own = config.hydra.launcher[name]
                 with open_dict(config):
@@ -76,12 +73,14 @@ class BranchSweeper(BasicSweeper):
         from launcher.fanout.check import check
         from launcher.fanout.factors import note_confounded
         from launcher.fanout.launch import launch, print_findings, show, show_jobs, stop_if_bad
+        from launcher.fanout.room import note_room
         from launcher.job import run_canary, run_sibling
 
         assert self.config is not None
         settings = fanout_settings(self.config)
         candidates = check(self.candidates(self.siblings(arguments, settings), settings.repeats), self.remote)
         candidates = self.with_what_is_needed(candidates, settings, handed(arguments))
+        note_room(candidates)
         note_confounded(candidates)
         print_findings(candidates)
         if settings.dry_run:

@@ -216,6 +216,18 @@ def test_a_sibling_whose_disk_fails_does_not_take_the_others_along(
     all_as_if_nothing_had_been(tiny, siblings)
 
 
+def test_what_not_even_the_log_can_take_is_told(
+    disk: FailingDisk, tiny: Tiny, siblings: dict[str, Run]
+) -> None:
+    typed = (*POINT, RATES, "hydra/launcher=pool")
+    metrics_and_log = Failing("write", "lr-0.002-*/[lm][oe][gt]", "EROFS")
+    ended = disk.launch(tiny.outputs, *typed, failing=metrics_and_log)
+    plainly(ended, "error: Cannot write: Read-only file system.", "metrics.jsonl")
+    assert [run.record.state for run in branches(tiny).values()] == ["failed", "finished"]
+    assert tiny.launch(*typed).status == 0
+    all_as_if_nothing_had_been(tiny, siblings)
+
+
 def test_a_sibling_whose_directory_is_read_only_is_found_before(tiny: Tiny, siblings: dict[str, Run]) -> None:
     [name] = [name for name in siblings if name.startswith("lr-0.002-")]
     place = tiny.outputs / siblings[name].directory.path.parent.name / name

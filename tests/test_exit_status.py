@@ -138,6 +138,30 @@ class TestSiblings:
         assert len(tiny.runs()) == 1
 
 
+class TestNobodyReads:
+    """Who only prints ends quietly, as after SIGPIPE; who trains trains to the end."""
+
+    @pytest.mark.parametrize("typed", [["--help"], ["--cfg", "job"], ["-m", POINT, "fanout.dry_run=true"]])
+    def test_what_is_printed(self, tiny: Tiny, typed: list[str]) -> None:
+        before = tiny.files()
+        assert tiny.launch(*typed, prepare=[tiny_faults.nobody_reads]).status == 141
+        assert tiny.files() == before
+
+    @pytest.mark.parametrize("verb", [["tree"], ["status", "--json"]])
+    def test_what_is_looked_at(self, tiny: Tiny, verb: list[str]) -> None:
+        looking = [*verb, f"--outputs={tiny.outputs}"]
+        unread = tiny.launch(*looking, module="launcher.cli", prepare=[tiny_faults.nobody_reads])
+        assert unread.status == 141
+
+    def test_what_trains(self, empty: Tiny, trained: Tiny) -> None:
+        assert empty.launch(prepare=[tiny_faults.nobody_reads]).status == 141
+        assert digest(empty.trunk) == digest(trained.trunk)
+        pool = ("hydra/launcher=pool", "hydra.launcher.slots=1")
+        typed = ("-m", POINT, "optimizer.lr=0.002,0.003,0.004", *pool)
+        assert empty.launch(*typed, prepare=[tiny_faults.nobody_reads]).status == 141
+        assert [run.record.state for run in empty.runs()] == ["finished"] * 4
+
+
 class TestDisk:
     def test_a_directory_that_may_not_be_written(self, tiny: Tiny) -> None:
         places = [tiny.outputs, tiny.outputs / "trunks"]

@@ -11,6 +11,7 @@ import pytest
 
 from launcher.checkpoint.store import checkpoints
 from launcher.files import readable_bytes
+from launcher.layout import checkpoint_file
 from launcher.lease import Lease, holder
 from launcher.lineage import utc_now
 from tests import tiny_faults
@@ -335,10 +336,15 @@ class TestFailures:
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_of_hydra_work_unchanged(tiny: Tiny, launcher: str) -> None:
     # In an interpreter of its own: joblib's workers are sent away when an interpreter ends, not by os._exit.
-    typed = ("-m", POINT, RATES, "fanout.control=true", f"hydra/launcher={launcher}")
+    one_by_one = ("fanout.control=true", "fanout.max_parallel=1")
+    typed = ("-m", POINT, RATES, *one_by_one, f"hydra/launcher={launcher}")
     ended = in_a_new_interpreter("-m", "tests.tiny_train", *typed, f"paths.outputs={tiny.outputs}")
     assert ended.status == 0, ended.err
     assert sorted(states(ended).values()) == ["finished"] * 3
+    runs = [run.directory for run in tiny.runs() if run.record.parent]
+    began = sorted(run.config.stat().st_mtime_ns for run in runs)
+    finished = sorted((run.checkpoints / checkpoint_file(40)).stat().st_mtime_ns for run in runs)
+    assert all(end < begin for end, begin in zip(finished, began[1:], strict=False))
     assert tiny.launcher("verify", "control").status == 0
     alone = Tiny(tiny.outputs.parent / "alone")
     assert digest(alone.train(POINT, "optimizer.lr=0.003", *_from(tiny))) == digest(tiny.run("lr-0.003"))

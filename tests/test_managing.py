@@ -183,10 +183,16 @@ class TestLogs:
         started = under_way(tiny, go)
         running = next(one["run"] for one in statuses(tiny).values() if one["state"] == "running")
         following = tiny.start("logs", running, "-f", f"--outputs={tiny.outputs}", module="launcher.cli")
+        printed = Path(following.streams.name, "out")
+        with tiny.run(running).directory.log.open("ab", buffering=0) as log:
+            log.write("half é".encode()[:-1])
+            wait_until(lambda: printed.exists() and "half" in printed.read_text(), started.process.is_alive)
+            log.write("é\n".encode()[1:])
         go.touch()
         assert started.end().status == 0
         ended = following.end()
         assert ended.status == 0
+        assert "half é\n" in ended.out
         assert f"{running} (finished)" in ended.out
 
     def test_that_nobody_caught(self, tiny: Tiny) -> None:
@@ -221,6 +227,22 @@ class TestCancelAndRetry:
         assert again.status == 0, again.err
         assert "3 launched again" in again.out
         assert ends(tiny) == undisturbed
+
+    def test_what_runs_is_cancelled_on_a_disk_that_takes_nothing(self, tiny: Tiny, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        started = under_way(tiny, go)
+        places = [run.directory.path for run in branches(tiny)]
+        for place in places:
+            place.chmod(0o555)
+        typed = ("cancel", GROUP, f"--outputs={tiny.outputs}")
+        ended = tiny.launch(*typed, module="launcher.cli", prepare=[tiny_faults.no_privilege])
+        for place in places:
+            place.chmod(0o755)
+        assert (ended.status, "Traceback" in ended.err) == (1, False)
+        assert "Cannot write: Permission denied" in ended.err
+        go.touch()
+        assert started.end().status != 0
+        assert states(tiny) == ["finished", "interrupted", "interrupted"]
 
     def test_after_the_launching_process_was_killed(
         self, tiny: Tiny, tmp_path: Path, undisturbed: dict[str, Any]

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from launcher.checkpoint.manifest import read_manifest, write_manifest
+from launcher.files import readable_bytes
 from launcher.layout import checkpoint_file, manifest_of
 from tests import tiny_faults
 from tests.tiny_process import Tiny, digest
@@ -158,6 +159,21 @@ def test_too_little_space_for_the_checkpoints_to_come(tiny: Tiny) -> None:
             ended = tiny.refuse(POINT, every, "loss=heavy", prepare=[enough])
             assert "checkpoint.keep_last=N" in ended.err
     tiny.train(POINT, "checkpoint.every=2", "loss=heavy", "checkpoint.keep_last=1", prepare=[enough])
+
+
+def test_siblings_need_room_together(tiny: Tiny) -> None:
+    """Each alone would fit. What is finished needs none, and what is half way only for its other half."""
+    one = (tiny.trunk.directory.checkpoints / checkpoint_file(20)).stat().st_size
+    rates, room = ("-m", POINT, "optimizer.lr=0.002,0.003"), [partial(tiny_faults.little_space, one * 3)]
+    for more in ([], ["fanout.skip_bad=true"]):
+        ended = tiny.refuse(*rates, *more, prepare=room)
+        assert f"4 checkpoints of {readable_bytes(one)}, of 2 siblings together" in ended.said
+        assert ended.err.count("siblings together") == 1
+    assert tiny.launch(*rates, prepare=[tiny_faults.Kill(35, "SIGTERM", saved=True)]).status == 143
+    assert tiny.launch(*rates, prepare=[partial(tiny_faults.little_space, one)]).status == 2
+    assert tiny.launch(*rates, prepare=room).status == 0
+    third = ("-m", POINT, "optimizer.lr=0.002,0.003,0.004")
+    assert tiny.launch(*third, prepare=room).status == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import launcher.branch.preflight
+import launcher.branch.room
 import launcher.checkpoint.writer
 import launcher.run
 import launcher.training.device
@@ -168,7 +168,15 @@ def other_fingerprint(fingerprint: str) -> None:
 
 
 def little_space(count: int) -> None:
-    launcher.branch.preflight.free_bytes = lambda path: count
+    launcher.branch.room.free_bytes = lambda path: count
+
+
+def nobody_reads() -> None:
+    """What the process prints goes into a pipe that nobody reads any more, as after ``| head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
 
 
 def no_loading() -> None:

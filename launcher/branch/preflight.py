@@ -14,12 +14,12 @@ from launcher.branch.foreign import foreign_findings
 from launcher.branch.frozen import frozen_findings
 from launcher.branch.plan import Plan
 from launcher.branch.record import new_record, resharded
+from launcher.branch.room import nearest, need, no_room
 from launcher.branch.script import own_keys, script_findings
 from launcher.checkpoint.manifest import Manifest
-from launcher.checkpoint.store import checkpoints
+from launcher.checkpoint.store import newest_step
 from launcher.differences import override
 from launcher.errors import PreflightFailed, UnknownRun
-from launcher.files import free_bytes, readable_bytes
 from launcher.findings import Finding, errors, render_findings
 from launcher.ledger.entry import Entry, entry_of
 from launcher.ledger.ledger import against, computed
@@ -124,9 +124,7 @@ def require_clean(plan: Plan, findings: list[Finding]) -> None:
 def _place(plan: Plan) -> list[Finding]:
     """Whether there is a writable place with room for the checkpoints to come."""
     findings = []
-    place = plan.directory.path
-    while not place.exists():
-        place = place.parent
+    place = nearest(plan.directory.path)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         findings.append(
             Finding(
@@ -137,26 +135,8 @@ def _place(plan: Plan) -> list[Finding]:
                 "paths.outputs=DIR",
             )
         )
-    if plan.point is not None:
-        stored = plan.point.manifest.file
-        one = stored.bytes if stored else 0
-        every = plan.config.checkpoint.every
-        count = plan.steps // every + 1
-        if plan.config.checkpoint.keep_last is not None:
-            count = min(count, plan.config.checkpoint.keep_last + 1)
-        count -= len(checkpoints(plan.directory.checkpoints))
-        free = free_bytes(place)
-        if free < one * max(count, 1):
-            findings.append(
-                Finding(
-                    "error",
-                    "paths.outputs",
-                    f"{readable_bytes(free)} free at {place}",
-                    f"{readable_bytes(one * count)}: {count} checkpoints of {readable_bytes(one)}",
-                    "free some space, or paths.outputs=DIR, checkpoint.every=N, checkpoint.keep_last=N",
-                )
-            )
-    return findings
+    needed = need(plan, newest_step(plan.directory.checkpoints))
+    return findings if needed is None else findings + no_room(place, [needed])
 
 
 def _shares(plan: Plan, task: Task, model: torch.nn.Module) -> list[Finding]:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, RunFailed
 from launcher.fanout.jobs import cancel as cancel_jobs
 from launcher.fanout.status import Status, launch_of, select, statuses
+from launcher.files import disk_error
 from launcher.layout import RunDirectory
 from launcher.lease import holder
 from launcher.lineage import utc_now
@@ -27,12 +28,17 @@ def cancel(outputs: Path, name: str) -> list[Status]:
         UnknownRun: there is no such group or run.
         LauncherError: a process on another machine has the run, its job runs others that were not named, or
             who has the job refused.
+        RunFailed: those that run are stopped, but nothing keeps those that wait from starting.
     """
     select(outputs, name)
     found = [one for one in statuses(outputs, name) if one.state in {"queued", "held", "running"}]
     _refuse_part_of_a_job(outputs, found)
-    for one in found:
-        _mark(RunDirectory(Path(one.directory)))
+    unmarked: RunFailed | None = None
+    for directory in (Path(one.directory) for one in found):
+        try:
+            _mark(RunDirectory(directory))
+        except OSError as error:
+            unmarked = disk_error(error, directory)  # What runs is stopped all the same.
     jobs = [one.job_id for one in found if one.job_id is not None]
     if jobs:
         cancel_jobs(jobs)
@@ -48,6 +54,8 @@ def cancel(outputs: Path, name: str) -> list[Status]:
             found="; ".join(one.detail for one in problems),
             do="run launcher cancel there",
         )
+    if unmarked is not None:
+        raise unmarked
     return found
 
 
@@ -85,4 +93,11 @@ def _stop(one: Status) -> Status | None:
         os.kill(last.process.pid, signal.SIGTERM)
     except ProcessLookupError:
         return None
+    except PermissionError as error:
+        raise LauncherError(
+            "The run's process is somebody else's.",
+            where=one.directory,
+            found=f"process {last.process.pid}",
+            do="have its owner cancel the run",
+        ) from error
     return None

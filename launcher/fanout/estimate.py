@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from launcher.files import readable_bytes
@@ -24,17 +23,6 @@ def estimated_seconds(planned: Plan, steps: int) -> float | None:
         return None
     done = trunk.record.step - trunk.record.start_step
     return steps * trunk.record.seconds / done if done > 0 else None
-
-
-def estimated_bytes(planned: Plan, steps: int) -> int | None:
-    """Bytes of the checkpoints that so many steps leave, each as large as the branch point's."""
-    if planned.point is None or planned.point.manifest.file is None:
-        return None
-    kept = planned.config.checkpoint
-    count = math.ceil(steps / kept.every)
-    if kept.keep_last is not None:
-        count = min(count, kept.keep_last)
-    return count * planned.point.manifest.file.bytes
 
 
 def duration(seconds: float | None) -> str:

@@ -30,6 +30,7 @@ from launcher.fanout.written import (
     write_launches,
 )
 from launcher.findings import finding_of, render_findings
+from launcher.launchers.plugins import PARALLELISM
 from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
@@ -168,15 +169,26 @@ class _Start:
         return self._by_hydra(len(self.wanted))
 
     def _by_hydra(self, count: int, *more: str) -> tuple[list[Any], list[Outcome]]:
-        """The first siblings by a launcher of Hydra's."""
-        overrides = [[*_overrides(one, self.fanout), *more] for one in self.wanted[:count]]
-        try:
-            jobs = list(self.launcher.launch(overrides, 0))
-        except Exception as error:
-            # What a launcher of Hydra's makes of a job that died; the records say which one.
-            log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
-            return [], []
-        return jobs, [_outcome(each, job) for each, job in zip(self.siblings, jobs, strict=False)]
+        """The first siblings by a launcher of Hydra's.
+
+        One that cannot be told how many may run at a time is given no more than that at once.
+        """
+        most = self.settings.max_parallel
+        at_once = count if most is None or set(PARALLELISM) & self.fanout.settings.keys() else most
+        returned: list[Any] = []
+        ended: list[Outcome] = []
+        for first in range(0, count, at_once):
+            some = slice(first, min(first + at_once, count))
+            overrides = [[*_overrides(one, self.fanout), *more] for one in self.wanted[some]]
+            try:
+                jobs = list(self.launcher.launch(overrides, first))
+            except Exception as error:
+                # What a launcher of Hydra's makes of a job that died; the records say which one.
+                log.error("%s: %s", type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+                continue
+            returned += jobs
+            ended += (_outcome(each, job) for each, job in zip(self.siblings[some], jobs, strict=False))
+        return returned, ended
 
     def _kept_back(self, ended: list[Outcome]) -> list[Outcome]:
         """Those that a canary kept from starting do not start, for one reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +40,12 @@ def lines(outputs: Path, name: str, follow: bool) -> Iterator[str]:
             else "its metrics are in metrics.jsonl; what a single run prints is on its terminal",
         )
     position = 0
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # A look may end within a character.
     while True:
         going_on = follow and (_under_way(directory) or _prints_on(directory))
-        text, position = _since(directory.log, position)
-        if text:
+        data = _since(directory.log, position)
+        position += len(data)
+        if text := decoder.decode(data, final=not going_on):
             yield text
         if not going_on:
             return
@@ -59,11 +62,10 @@ def _prints_on(directory: RunDirectory) -> bool:
     return last is not None and last.process.here and last.process.there
 
 
-def _since(log: Path, position: int) -> tuple[str, int]:
+def _since(log: Path, position: int) -> bytes:
     try:
         with log.open("rb") as file:
             file.seek(position)
-            data = file.read()
+            return file.read()
     except FileNotFoundError:
-        return "", position
-    return data.decode(errors="replace"), position + len(data)
+        return b""

@@ -14,6 +14,7 @@ from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate, check
 from launcher.fanout.jobs import certain
 from launcher.fanout.launch import launch, print_findings, stop_if_bad
+from launcher.fanout.room import note_room
 from launcher.fanout.status import RETRIED, launch_of, select, status_of
 from launcher.fanout.written import Fanout
 from launcher.launchers import pool, slurm, vertex
@@ -134,6 +135,7 @@ def _launch(candidates: list[Candidate], launched: Launch, run: RunSibling) -> N
         stop_on_failure=config.fanout.stop_on_failure,
     )
     candidates = check(candidates, remote=launcher.remote)
+    note_room(candidates)
     print_findings(candidates)
     stop_if_bad(candidates, options)
     fanout = Fanout(name, settings, Path(launched.working_directory), script=launched.script)

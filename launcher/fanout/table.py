@@ -9,11 +9,12 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from launcher.branch.room import need
 from launcher.branch.undeclared import shown
 from launcher.checkpoint.store import newest_step
 from launcher.errors import LauncherError
 from launcher.fanout.check import Candidate
-from launcher.fanout.estimate import disk, duration, estimated_bytes, estimated_seconds, steps_left
+from launcher.fanout.estimate import disk, duration, estimated_seconds, steps_left
 from launcher.fanout.status import STYLE, UNDER_WAY
 from launcher.findings import Finding, commands_of, without_commands
 from launcher.launchers.sibling import Outcome
@@ -85,6 +86,7 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
         )
         state = one.there.state if one.good else "[red]bad[/]"
         left = steps_left(planned, one.there.step)
+        needed = need(planned, one.there.step)
         table.add_row(
             planned.id,
             state,
@@ -92,7 +94,7 @@ def dry_run_table(candidates: Iterable[Candidate]) -> Table:
             planned.signature,
             f"{planned.start.step} → {planned.end_step}",
             duration(estimated_seconds(planned, left)) if left else "",
-            disk(estimated_bytes(planned, left)) if left else "",
+            disk(needed.bytes if needed else None) if left else "",
         )
     return table
 

@@ -11,6 +11,9 @@ from omegaconf import OmegaConf, open_dict
 
 _NAMESPACE = "hydra_plugins.checkpoint_launcher"
 
+PARALLELISM = ("array_parallelism", "n_jobs")
+"""What launchers call the number of siblings that run at the same time; some cannot be told."""
+
 
 def register_plugin(cls: type[Plugin], group: str, name: str, node: Any) -> None:
     """Let ``hydra/launcher=NAME`` (or ``hydra/sweeper=NAME``) mean ``cls``.

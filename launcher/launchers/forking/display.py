@@ -1,7 +1,11 @@
-"""How siblings get on: on a terminal a line each, renewed in place; elsewhere a line a start and end."""
+"""How siblings get on: on a terminal a line each, renewed in place; elsewhere a line a start and end.
+
+Where nobody sees it any more, the terminal having gone, the siblings go on and those that wait are started.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -71,9 +75,10 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.update(self.table(), refresh=True)
-            self._live.stop()
+        with contextlib.suppress(OSError):
+            if self._live is not None:
+                self._live.update(self.table(), refresh=True)
+                self._live.stop()
 
     def started(self, sibling: Sibling, pid: int) -> None:
         """A sibling's process runs."""
@@ -98,6 +103,8 @@ class Display:
             self._print(f"{sibling.id}: {reason}; the last lines of {log}:")
             for text in last_lines(log):
                 self._print(f"    {text[:300]}")
+        for text in ended.untold.splitlines():
+            self._print(f"    {text}")
         ended_well = not reason and line.state in self._good_ends
         return Outcome(sibling.id, 0 if ended_well else ended.status or 1, reason)
 
@@ -114,7 +121,8 @@ class Display:
             return
         self._next = time.monotonic() + _RENEW_SECONDS
         self.look()
-        self._live.update(self.table(), refresh=True)
+        with contextlib.suppress(OSError):
+            self._live.update(self.table(), refresh=True)
 
     def look(self) -> None:
         """See how far those are that run."""
@@ -146,10 +154,11 @@ class Display:
             self._print(text)
 
     def _print(self, text: str) -> None:
-        if self._live is None:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._live.console.print(text, markup=False)
+        with contextlib.suppress(OSError):
+            if self._live is None:
+                print(text, file=sys.stderr, flush=True)
+            else:
+                self._live.console.print(text, markup=False)
 
 
 def _look(line: _Line) -> None:

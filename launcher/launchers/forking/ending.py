@@ -12,6 +12,7 @@ from launcher.launchers.forking.fork_server import Ended
 from launcher.layout import RunDirectory
 from launcher.lease import Lease, holder
 from launcher.lineage import RunRecord, State, read_run, utc_now
+from launcher.messages import first_line
 
 
 def describe(ended: Ended) -> str:
@@ -70,7 +71,7 @@ def settle(directory: Path, ended: Ended, asked: bool) -> str:
     reason = "stopped" if asked else describe(ended) or "exit status 0 before its end"
     if ended.killed_by is None and not asked:
         said = [line for line in last_lines(RunDirectory(directory).log, 200) if line.startswith("error: ")]
-        reason = "; ".join([reason, *said[-1:]])
+        reason = "; ".join([reason, *(said[-1:] if not ended.untold else [first_line(ended.untold)])])
     there = holder(RunDirectory(directory))
     if there is None or not there.alive:
         _record(directory, "interrupted" if asked else "failed", None if asked else reason)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import mmap
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +65,8 @@ class Ended:
     """Exit status as a shell shows it."""
     killed_by: int | None = None
     """The signal that ended it."""
+    untold: str = ""
+    """Its error, where its log could not take it."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ class _Server:
     def __init__(self, connection: Connection, work: Work) -> None:
         self._connection = connection
         self._work = work
-        self._running: dict[int, int] = {}
+        self._running: dict[int, tuple[int, mmap.mmap]] = {}
         self._woken, self._wake = os.pipe()
 
     def serve(self, modules: tuple[str, ...]) -> NoReturn:
@@ -218,11 +222,12 @@ class _Server:
         elif isinstance(message, _Signal):
             self._signal(message.number)
         else:
-            pid = self._fork(message)
-            self._running[pid] = message.number
+            untold = mmap.mmap(-1, mmap.PAGESIZE)
+            pid = self._fork(message, untold)
+            self._running[pid] = message.number, untold
             self._connection.send(Started(message.number, pid))
 
-    def _fork(self, order: Order) -> int:
+    def _fork(self, order: Order, untold: mmap.mmap) -> int:
         # A signal that comes before the child has its own handlers waits until it has them.
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -231,7 +236,8 @@ class _Server:
             signal.set_wakeup_fd(-1)
             for descriptor in (self._woken, self._wake, self._connection.fileno()):
                 os.close(descriptor)
-            become(order.log, order.environment, order.threads, signals, lambda: self._work(order.payload))
+            work = partial(self._work, order.payload)
+            become(order.log, order.environment, order.threads, signals, work, untold)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         return pid
 
@@ -254,11 +260,13 @@ class _Server:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
-            number = self._running.pop(pid)
+            number, shared = self._running.pop(pid)
+            untold = shared[:].rstrip(b"\0").decode(errors="replace")
+            shared.close()
             if killed:
                 self._connection.send(Ended(number, 128 + ended.si_status, ended.si_status))
             else:
-                self._connection.send(Ended(number, ended.si_status))
+                self._connection.send(Ended(number, ended.si_status, untold=untold))
 
 
 def import_modules(modules: Iterable[str]) -> None:

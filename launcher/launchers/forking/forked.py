@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import mmap
 import os
 import signal
 import sys
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from launcher.errors import LauncherError
+
 
 def become(
     log: Path,
@@ -20,6 +23,7 @@ def become(
     threads: int,
     blocked: Iterable[signal.Signals],
     work: Callable[[], int],
+    untold: mmap.mmap,
 ) -> NoReturn:
     """Make the calling process independent of the one that forked it, do the work, and exit.
 
@@ -29,12 +33,14 @@ def become(
         threads: CPU threads of PyTorch.
         blocked: signals that were blocked over the fork; they may come once the handlers are set.
         work: returns the exit status.
+        untold: shared with the parent; it gets the error that the log cannot take, on a disk that is full.
     """
-    status = 1
+    status, logged = 1, False
     try:
         os.setsid()
         atexit._clear()  # What the parent registered is the parent's to do.
         _streams(log)
+        logged = True
         os.environ.clear()
         os.environ.update(environment)
         if "torch" in sys.modules:
@@ -48,14 +54,27 @@ def become(
         status = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        status = error.exit_status if isinstance(error, LauncherError) else 1
+        if not (logged and _printed()):
+            kind = "error" if isinstance(error, LauncherError) else type(error).__name__
+            said = f"{kind}: {error}".encode()[: len(untold)]
+            untold[: len(said)] = said
     finally:
         with contextlib.suppress(BaseException):
             atexit._run_exitfuncs()
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _printed() -> bool:
+    """Whether the traceback of what was raised could be printed."""
+    try:
+        traceback.print_exc()
+    except OSError:
+        return False
+    return True
 
 
 def print_to(log: Path) -> None:
