@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from launcher.trackers import collector
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 
 log = logging.getLogger("launcher.trackers")
@@ -71,10 +72,14 @@ class Worker:
     def start(self, identity: RunIdentity) -> None:
         """Begin the run, some time soon."""
         self._waiting.put(("start", START_SECONDS, partial(self._start, identity)))
+        collector.hold(self)
         self._thread.start()
 
     def _start(self, identity: RunIdentity) -> None:
-        self.link = self.tracker.start(identity)
+        try:
+            self.link = self.tracker.start(identity)
+        finally:
+            collector.release(self)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over one step's numbers."""
@@ -199,6 +204,7 @@ class Worker:
         if not self._alive:
             return False
         self._alive = False
+        collector.release(self)
 
         def abandon() -> None:
             with contextlib.suppress(BaseException):

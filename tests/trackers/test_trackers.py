@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -196,6 +197,60 @@ def test_a_tracker_that_never_returns_from_a_step_is_given_up_while_training_goe
     assert "hanging failed (log): TimeoutError: no answer within 0.05 s" in warnings_in(caplog)[0]
     assert trackers.dropped == {"hanging": step}
     assert hanging.of("finish") == []
+
+
+def test_what_a_tracker_imports_makes_no_full_collection_stop_training(
+    metrics: MetricsFile, identity: RunIdentity
+) -> None:
+    class Large(Fake):
+        def start(self, identity: RunIdentity) -> str | None:
+            self.made: list[list[int]] = [[number] for number in range(400_000)]
+            return super().start(identity)
+
+    fell: list[str] = []
+
+    def collected(phase: str, about: dict[str, int]) -> None:
+        if phase == "stop" and about["generation"] == 2:
+            fell.append(threading.current_thread().name)
+
+    large, before = Large("large"), gc.get_threshold()
+    trackers = Trackers(metrics, [large])
+    gc.collect()
+    gc.callbacks.append(collected)
+    try:
+        trackers.start(identity)
+        while gc.get_threshold() != before:
+            time.sleep(0.001)
+        younger = [
+            [number] for number in range(20_000)
+        ]  # Enough for all to be collected, had it been put off.
+    finally:
+        gc.callbacks.remove(collected)
+    assert (fell, len(younger)) == ([], 20_000)
+    assert gc.get_freeze_count() > len(large.made)
+    trackers.finish("finished")
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() < len(large.made)
+
+
+@pytest.mark.parametrize("where", ["start", "nowhere"])
+def test_garbage_is_collected_as_before_once_a_tracker_was_given_up(
+    metrics: MetricsFile, identity: RunIdentity, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    before = gc.get_threshold()
+    hanging = Fake("hanging", hangs=where)
+    trackers = Trackers(metrics, [hanging])
+    trackers.start(identity)
+    step = 0
+    while not trackers.dropped and not trackers.links:
+        trackers.log({"global_step": (step := step + 1)})
+        time.sleep(0.001)
+    while gc.get_threshold() != before:
+        time.sleep(0.001)
+    hanging.released.set()
+    trackers.leave()
+    assert gc.get_threshold() == before
 
 
 def test_a_tracker_that_leaves_the_process_does_not(
