@@ -18,7 +18,7 @@ _before = 0
 
 def hold(who: object) -> None:
     """Have no full collection until ``who`` releases; younger objects are collected as ever."""
-    global _before  # noqa: PLW0603 - there is one collector in a process
+    global _before
     with _lock:
         if not _holding:
             youngest, middle, _before = gc.get_threshold()
@@ -27,7 +27,7 @@ def hold(who: object) -> None:
 
 
 def release(who: object) -> None:
-    """Collect as before, and pass over what is there by now until :func:`thaw`; a second time does nothing."""
+    """Collect as before, passing over what is there by now, until :func:`thaw`; twice is once."""
     with _lock:
         if who not in _holding:
             return
