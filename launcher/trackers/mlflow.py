@@ -78,6 +78,11 @@ class MlflowTracker:
         self._names: set[str] = set()
         self._flushed = 0.0
 
+    @property
+    def held(self) -> int:
+        """How many steps are not handed over yet."""
+        return len(self._held)
+
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns its page, or the database that ``mlflow ui`` takes."""
         uri = self._uri()

@@ -63,7 +63,7 @@ class Trackers:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many logged steps a tracker did not get, of those that failed or were too slow."""
+        """How many logged steps did not arrive, of those trackers that failed or were too slow."""
         return {one.name: one.dropped for one in self._workers if one.dropped or one.failed}
 
     def facts(self) -> dict[str, Any]:

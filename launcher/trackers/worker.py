@@ -42,7 +42,7 @@ class Worker:
         self.link: str | None = None
         """Where the run can be seen, once the tracker has begun."""
         self.dropped = 0
-        """How many logged steps the tracker did not get."""
+        """How many logged steps did not arrive, or, where nobody can say, may not have."""
         self._waiting: queue.Queue[_Call] = queue.Queue(QUEUED_STEPS)
         self._last: _Call | None = None
         self._lock = threading.Lock()
@@ -186,17 +186,20 @@ class Worker:
         with self._lock:
             if not self._abandon():
                 return
-            self.dropped += doing == "log"
+            # The step that failed is held, unless the tracker holds none.
+            self.dropped += max(getattr(self.tracker, "held", 0), doing == "log")
             with contextlib.suppress(queue.Empty):
                 while True:
                     self.dropped += self._waiting.get_nowait()[0] == "log"
             self._wake()
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning(
-                "%s failed (%s): %s. Training goes on without it; metrics.jsonl has everything.",
+                "%s failed (%s): %s. %s; metrics.jsonl has everything.%s",
                 self.name,
                 doing,
                 reason.removesuffix("."),
+                "The run is complete without it" if doing == "finish" else "Training goes on without it",
+                f" {remedy}" if (remedy := getattr(self.tracker, "remedy", "")) else "",
             )
 
     def _abandon(self) -> bool:

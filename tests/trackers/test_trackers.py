@@ -112,9 +112,10 @@ def test_a_tracker_that_raises_is_warned_about_once_and_left(
     failing, sound = Fake("failing", fails=where, at=at), Fake("sound")
     trackers = Trackers(metrics, [failing, sound])
     train(trackers, identity)
+    told = "The run is complete" if where == "finish" else "Training goes on"
     assert warnings_in(caplog) == [
         f"failing failed ({where}): ConnectionError: no route to host. "
-        "Training goes on without it; metrics.jsonl has everything."
+        f"{told} without it; metrics.jsonl has everything."
     ]
     assert trackers.dropped == {"failing": dropped}
     assert len(failing.of("log")) == logged
@@ -122,6 +123,23 @@ def test_a_tracker_that_raises_is_warned_about_once_and_left(
     assert len(failing.of("abandon")) == 1
     assert len(sound.of("log")) == len(read_metrics(metrics.path)) == 5
     assert sound.of("finish")
+
+
+@pytest.mark.parametrize(("where", "at"), [("log", 3), ("finish", 1)])
+def test_what_a_tracker_held_when_it_failed_is_counted_too(
+    metrics: MetricsFile, identity: RunIdentity, caplog: pytest.LogCaptureFixture, where: str, at: int
+) -> None:
+    class Holding(Fake):
+        remedy = "Ask it again."
+
+        @property
+        def held(self) -> int:
+            return len(self.of("log"))
+
+    trackers = Trackers(metrics, [Holding("holding", fails=where, at=at)])
+    train(trackers, identity)
+    assert trackers.dropped == {"holding": 5}
+    assert warnings_in(caplog)[0].endswith("metrics.jsonl has everything. Ask it again.")
 
 
 @given(plan=st.lists(st.tuples(st.sampled_from(["", "start", "log", "finish"]), st.integers(1, 6))))

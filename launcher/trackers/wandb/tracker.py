@@ -41,6 +41,7 @@ class WandbTracker:
     name = "wandb"
     patience = KEEP_SECONDS
     """Seconds that uploads at a run's end may take beyond what every tracker has."""
+    remedy = "`launcher sync` uploads what W&B lacks."
 
     def __init__(
         self,
@@ -57,6 +58,8 @@ class WandbTracker:
         self._last_step: int | None = None
         self._online = False
         self._uploads: Uploads | None = None
+        self.held = 0
+        """Every step of this process: the client does not say which have arrived."""
         self.facts: dict[str, Any] = {}
         """For the run record: mode, place, sources of the names, names that had to be changed."""
 
@@ -196,6 +199,7 @@ class WandbTracker:
     def _send(self, step: int, metrics: Mapping[str, float]) -> None:
         assert self._run is not None
         assert self._identity is not None
+        self.held += 1
         trunk = self._identity.trunk.at(step) if self._identity.trunk is not None else {}
         self._run.log({**metrics, **trunk, "global_step": step}, step=step)
 
