@@ -193,7 +193,8 @@ def new_client(uri: str) -> MlflowClient:
     # It reads its switch when it is imported: perhaps in the process that this one was forked from.
     mlflow.telemetry.set_telemetry_client()
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # What fails is raised as well; it would be logged with its traceback.
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
         logging.getLogger("alembic").setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
         _make(uri)

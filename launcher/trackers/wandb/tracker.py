@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.config import WandbConfig
@@ -13,6 +14,7 @@ from launcher.layout import RunDirectory
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
+from launcher.trackers.wandb.log_file import require_whole
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
 from launcher.trackers.wandb.names import described, legal_id, note_told
 
@@ -217,6 +219,8 @@ class WandbTracker:
             if state == "interrupted":
                 self._run.mark_preempting()
             self._run.finish(exit_code=0 if state == "finished" else 1)
+        if not self._online:
+            require_whole(Path(self._run.settings.sync_file))
         self._run = None
 
     def abandon(self) -> None:
@@ -263,13 +267,16 @@ def clients_environment() -> Iterator[None]:
 
     A child that uses the service dies with its parent's. The client reads names from the environment by
     itself, gives up where it would refuse one, and puts a run that is in no group into the variable's: so it
-    does not see those that it is told.
+    does not see those that it is told. Where its own log cannot be written it says so nowhere: Python would
+    print a traceback for each line of it.
     """
+    said, logging.raiseExceptions = logging.raiseExceptions, False
     hidden = set(TAKEN_OVER) - ({"WANDB_RUN_ID"} if "WANDB_SWEEP_ID" in os.environ else set())
     kept = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
     os.environ.pop("WANDB_SERVICE", None)
     try:
         yield
     finally:
+        logging.raiseExceptions = said
         os.environ.update(kept)
         os.environ.pop("WANDB_SERVICE", None)
