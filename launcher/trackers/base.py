@@ -74,7 +74,8 @@ class Tracker(Protocol):
     it, and training goes on. It lives in a thread of its own, where ``start`` is called first; ``abandon``
     comes from another one. A tracker may have a mapping ``facts``, which is put into the run record, and a
     method ``keep`` that takes a :class:`KeptCheckpoint`; ``patience`` is how many seconds more it may take
-    to finish once it was given any.
+    to finish once it was given any. ``held`` is how many steps it took that may not have arrived: they are
+    lost if it fails. ``remedy`` is what its user can do then, as a sentence.
     """
 
     @property

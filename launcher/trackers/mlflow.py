@@ -78,6 +78,11 @@ class MlflowTracker:
         self._names: set[str] = set()
         self._flushed = 0.0
 
+    @property
+    def held(self) -> int:
+        """How many steps are not handed over yet."""
+        return len(self._held)
+
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns its page, or the database that ``mlflow ui`` takes."""
         uri = self._uri()
@@ -188,7 +193,8 @@ def new_client(uri: str) -> MlflowClient:
     # It reads its switch when it is imported: perhaps in the process that this one was forked from.
     mlflow.telemetry.set_telemetry_client()
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # What fails is raised as well; it would be logged with its traceback.
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
         logging.getLogger("alembic").setLevel(logging.WARNING)
     if uri.startswith("sqlite:"):
         _make(uri)

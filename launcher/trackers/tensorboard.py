@@ -40,6 +40,8 @@ class TensorboardTracker:
         self._writer: RecordWriter | None = None
         self._last_step: int | None = None
         self._flushed = 0.0
+        self.held = 0
+        """How many steps are written and not flushed yet."""
 
     def start(self, identity: RunIdentity) -> str | None:
         """Begin a file, and put into it what earlier processes logged and the files before lack."""
@@ -88,6 +90,7 @@ class TensorboardTracker:
     def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        self.held += 1
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
         self._write(step=step, summary=Summary(value=values))
 
@@ -101,6 +104,7 @@ class TensorboardTracker:
         assert self._writer is not None
         self._writer.flush()
         self._flushed = time.monotonic()
+        self.held = 0
 
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, float | str | bool]:

@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 from launcher.config import TrackerConfig
+from launcher.trackers import collector
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import STEP, MetricsFile
 from launcher.trackers.mlflow import MlflowTracker
@@ -62,7 +63,7 @@ class Trackers:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many logged steps a tracker did not get, of those that failed or were too slow."""
+        """How many logged steps did not arrive, of those trackers that failed or were too slow."""
         return {one.name: one.dropped for one in self._workers if one.dropped or one.failed}
 
     def facts(self) -> dict[str, Any]:
@@ -115,6 +116,7 @@ class Trackers:
             for worker in self._workers:
                 worker.wait(state, since)
         finally:
+            collector.thaw()
             self.metrics.close()
 
     def leave(self) -> None:
@@ -124,6 +126,7 @@ class Trackers:
         self._finished = True
         for worker in self._workers:
             worker.leave()
+        collector.thaw()
         self.metrics.close()
 
     def __enter__(self) -> Trackers:

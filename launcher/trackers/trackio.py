@@ -34,6 +34,11 @@ class TrackioTracker:
         self._held: list[tuple[int, str, dict[str, float]]] = []
         self._flushed = 0.0
 
+    @property
+    def held(self) -> int:
+        """How many steps are not handed over yet."""
+        return len(self._held)
+
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns the command that shows it."""
         from trackio.sqlite_storage import SQLiteStorage

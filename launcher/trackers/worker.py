@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from launcher.trackers import collector
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 
 log = logging.getLogger("launcher.trackers")
@@ -44,7 +45,7 @@ class Worker:
         self.link: str | None = None
         """Where the run can be seen, once the tracker has begun."""
         self.dropped = 0
-        """How many logged steps the tracker did not get."""
+        """How many logged steps did not arrive, or, where nobody can say, may not have."""
         self._waiting: queue.Queue[_Call] = queue.Queue(QUEUED_STEPS)
         self._hurry = threading.Event()
         """Set while something waits that is not to wait for more."""
@@ -76,10 +77,14 @@ class Worker:
     def start(self, identity: RunIdentity) -> None:
         """Begin the run, some time soon."""
         self._waiting.put(("start", START_SECONDS, partial(self._start, identity)))
+        collector.hold(self)
         self._thread.start()
 
     def _start(self, identity: RunIdentity) -> None:
-        self.link = self.tracker.start(identity)
+        try:
+            self.link = self.tracker.start(identity)
+        finally:
+            collector.release(self)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over one step's numbers."""
@@ -191,17 +196,20 @@ class Worker:
         with self._lock:
             if not self._abandon():
                 return
-            self.dropped += doing == "log"
+            # The step that failed is held, unless the tracker holds none.
+            self.dropped += max(getattr(self.tracker, "held", 0), doing == "log")
             with contextlib.suppress(queue.Empty):
                 while True:
                     self.dropped += self._waiting.get_nowait()[0] == "log"
             self._wake()
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning(
-                "%s failed (%s): %s. Training goes on without it; metrics.jsonl has everything.",
+                "%s failed (%s): %s. %s; metrics.jsonl has everything.%s",
                 self.name,
                 doing,
                 reason.removesuffix("."),
+                "The run is complete without it" if doing == "finish" else "Training goes on without it",
+                f" {remedy}" if (remedy := getattr(self.tracker, "remedy", "")) else "",
             )
 
     def _abandon(self) -> bool:
@@ -209,6 +217,7 @@ class Worker:
         if not self._alive:
             return False
         self._alive = False
+        collector.release(self)
 
         def abandon() -> None:
             with contextlib.suppress(BaseException):

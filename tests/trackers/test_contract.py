@@ -180,5 +180,5 @@ def test_a_tracker_that_breaks_off_costs_one_warning(
     trackers.finish("finished")
     [warning] = warnings_in(caplog)
     assert warning.startswith(f"{subject.name} failed")
-    assert subject.name in trackers.dropped
+    assert trackers.dropped == {subject.name: 5}
     assert len(read_metrics(about.directory / "metrics.jsonl")) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -111,9 +112,10 @@ def test_a_tracker_that_raises_is_warned_about_once_and_left(
     failing, sound = Fake("failing", fails=where, at=at), Fake("sound")
     trackers = Trackers(metrics, [failing, sound])
     train(trackers, identity)
+    told = "The run is complete" if where == "finish" else "Training goes on"
     assert warnings_in(caplog) == [
         f"failing failed ({where}): ConnectionError: no route to host. "
-        "Training goes on without it; metrics.jsonl has everything."
+        f"{told} without it; metrics.jsonl has everything."
     ]
     assert trackers.dropped == {"failing": dropped}
     assert len(failing.of("log")) == logged
@@ -121,6 +123,23 @@ def test_a_tracker_that_raises_is_warned_about_once_and_left(
     assert len(failing.of("abandon")) == 1
     assert len(sound.of("log")) == len(read_metrics(metrics.path)) == 5
     assert sound.of("finish")
+
+
+@pytest.mark.parametrize(("where", "at"), [("log", 3), ("finish", 1)])
+def test_what_a_tracker_held_when_it_failed_is_counted_too(
+    metrics: MetricsFile, identity: RunIdentity, caplog: pytest.LogCaptureFixture, where: str, at: int
+) -> None:
+    class Holding(Fake):
+        remedy = "Ask it again."
+
+        @property
+        def held(self) -> int:
+            return len(self.of("log"))
+
+    trackers = Trackers(metrics, [Holding("holding", fails=where, at=at)])
+    train(trackers, identity)
+    assert trackers.dropped == {"holding": 5}
+    assert warnings_in(caplog)[0].endswith("metrics.jsonl has everything. Ask it again.")
 
 
 @given(plan=st.lists(st.tuples(st.sampled_from(["", "start", "log", "finish"]), st.integers(1, 6))))
@@ -217,6 +236,60 @@ def test_a_tracker_that_never_returns_from_a_step_is_given_up_while_training_goe
     assert "hanging failed (log): TimeoutError: no answer within 0.05 s" in warnings_in(caplog)[0]
     assert trackers.dropped == {"hanging": step}
     assert hanging.of("finish") == []
+
+
+def test_what_a_tracker_imports_makes_no_full_collection_stop_training(
+    metrics: MetricsFile, identity: RunIdentity
+) -> None:
+    class Large(Fake):
+        def start(self, identity: RunIdentity) -> str | None:
+            self.made: list[list[int]] = [[number] for number in range(400_000)]
+            return super().start(identity)
+
+    fell: list[str] = []
+
+    def collected(phase: str, about: dict[str, int]) -> None:
+        if phase == "stop" and about["generation"] == 2:
+            fell.append(threading.current_thread().name)
+
+    large, before = Large("large"), gc.get_threshold()
+    trackers = Trackers(metrics, [large])
+    gc.collect()
+    gc.callbacks.append(collected)
+    try:
+        trackers.start(identity)
+        while gc.get_threshold() != before:
+            time.sleep(0.001)
+        younger = [
+            [number] for number in range(20_000)
+        ]  # Enough for all to be collected, had it been put off.
+    finally:
+        gc.callbacks.remove(collected)
+    assert (fell, len(younger)) == ([], 20_000)
+    assert gc.get_freeze_count() > len(large.made)
+    trackers.finish("finished")
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() < len(large.made)
+
+
+@pytest.mark.parametrize("where", ["start", "nowhere"])
+def test_garbage_is_collected_as_before_once_a_tracker_was_given_up(
+    metrics: MetricsFile, identity: RunIdentity, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    before = gc.get_threshold()
+    hanging = Fake("hanging", hangs=where)
+    trackers = Trackers(metrics, [hanging])
+    trackers.start(identity)
+    step = 0
+    while not trackers.dropped and not trackers.links:
+        trackers.log({"global_step": (step := step + 1)})
+        time.sleep(0.001)
+    while gc.get_threshold() != before:
+        time.sleep(0.001)
+    hanging.released.set()
+    trackers.leave()
+    assert gc.get_threshold() == before
 
 
 def test_a_tracker_that_leaves_the_process_does_not(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,6 +23,7 @@ from launcher.errors import ConfigError
 from launcher.trackers import worker as module
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
 from launcher.trackers.trackers import Trackers
+from launcher.trackers.wandb import log_file
 from launcher.trackers.wandb.names import LONGEST_NAME, LONGEST_TAG, legal_id, shortened
 from launcher.trackers.wandb.tracker import WandbTracker
 from tests.trackers.wandb_runs import history, identity, records, run, segments, warnings_in
@@ -298,3 +301,40 @@ def test_ids_are_legal_stable_and_still_different(first: str, second: str) -> No
 @given(text=st.from_regex(r"[A-Za-z0-9._+-]{1,128}", fullmatch=True))
 def test_a_legal_id_is_left_as_it_is(text: str) -> None:
     assert legal_id(text) == text
+
+
+def test_a_full_disk_is_noticed_offline_though_the_client_says_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wandb.sdk import wandb_setup
+
+    monkeypatch.setattr(log_file, "_FLUSH_SECONDS", 0.2)
+    metrics = MetricsFile(identity(tmp_path).directory / "metrics.jsonl")
+    trackers = Trackers(metrics, [WandbTracker(WandbConfig(mode="offline"))])
+    trackers.start(identity(tmp_path))
+    while not trackers.links:
+        time.sleep(0.01)
+    connection: Any = wandb_setup.singleton()._connection
+    # No file of the client's service may become larger than that: to it, the disk is full.
+    resource.prlimit(connection._proc._process.pid, resource.RLIMIT_FSIZE, (40_000, 40_000))
+    for step in range(1, 1001):
+        trackers.log({"global_step": step, "train/x": step / 7})
+    trackers.finish("finished")
+    [warning] = warnings_in(caplog)
+    assert "wandb failed (finish): OSError: the client's file is cut off" in warning
+    assert trackers.dropped == {"wandb": 1000}
+
+
+def test_a_cut_off_file_is_told_from_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "_FLUSH_SECONDS", 0.0)
+    run(identity(tmp_path / "a"), range(1, 401))
+    [segment] = segments(tmp_path / "a")
+    [file] = segment.glob("*.wandb")
+    data, cut = file.read_bytes(), tmp_path / "cut.wandb"
+    assert len(data) > 2 * 32_768
+    log_file.require_whole(file)
+    ends = [*range(200), *range(65_400, 65_700), *range(len(data) - 300, len(data))]
+    for end in ends:
+        cut.write_bytes(data[:end])
+        with pytest.raises(OSError, match="is cut off"):
+            log_file.require_whole(cut)

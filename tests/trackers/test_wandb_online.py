@@ -258,6 +258,7 @@ class TestMisbehaving:
         server.misbehave(does, on="file_stream", **how)
         trackers = self.train(tmp_path / "a", server)
         assert len(warnings_in(caplog)) <= 1
+        assert trackers.dropped == ({"wandb": 20} if warnings_in(caplog) else {})
         assert len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 20
         server.behave()
         run(identity(tmp_path / "a", resumed=True, last_logged_step=20), range(21, 23), mode="online")
@@ -270,7 +271,9 @@ class TestMisbehaving:
     ) -> None:
         trackers = self.train(tmp_path / "a", server, gone_at=12)
         assert len(warnings_in(caplog)) == 1
-        assert "Training goes on" in warnings_in(caplog)[0]
+        assert "The run is complete without it" in warnings_in(caplog)[0]
+        assert "`launcher sync` uploads what W&B lacks" in warnings_in(caplog)[0]
+        assert trackers.dropped == {"wandb": 20}
         assert len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 20
         assert trackers.links
 

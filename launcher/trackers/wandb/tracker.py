@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.config import WandbConfig
@@ -13,6 +14,7 @@ from launcher.layout import RunDirectory
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
+from launcher.trackers.wandb.log_file import require_whole
 from launcher.trackers.wandb.mode import asked_mode, possible_mode
 from launcher.trackers.wandb.names import described, legal_id, note_told
 
@@ -41,6 +43,7 @@ class WandbTracker:
     name = "wandb"
     patience = KEEP_SECONDS
     """Seconds that uploads at a run's end may take beyond what every tracker has."""
+    remedy = "`launcher sync` uploads what W&B lacks."
 
     def __init__(
         self,
@@ -57,6 +60,8 @@ class WandbTracker:
         self._last_step: int | None = None
         self._online = False
         self._uploads: Uploads | None = None
+        self.held = 0
+        """Every step of this process: the client does not say which have arrived."""
         self.facts: dict[str, Any] = {}
         """For the run record: mode, place, sources of the names, names that had to be changed."""
 
@@ -196,6 +201,7 @@ class WandbTracker:
     def _send(self, step: int, metrics: Mapping[str, float]) -> None:
         assert self._run is not None
         assert self._identity is not None
+        self.held += 1
         trunk = self._identity.trunk.at(step) if self._identity.trunk is not None else {}
         self._run.log({**metrics, **trunk, "global_step": step}, step=step)
 
@@ -213,6 +219,8 @@ class WandbTracker:
             if state == "interrupted":
                 self._run.mark_preempting()
             self._run.finish(exit_code=0 if state == "finished" else 1)
+        if not self._online:
+            require_whole(Path(self._run.settings.sync_file))
         self._run = None
 
     def abandon(self) -> None:
@@ -259,13 +267,16 @@ def clients_environment() -> Iterator[None]:
 
     A child that uses the service dies with its parent's. The client reads names from the environment by
     itself, gives up where it would refuse one, and puts a run that is in no group into the variable's: so it
-    does not see those that it is told.
+    does not see those that it is told. Where its own log cannot be written it says so nowhere: Python would
+    print a traceback for each line of it.
     """
+    said, logging.raiseExceptions = logging.raiseExceptions, False
     hidden = set(TAKEN_OVER) - ({"WANDB_RUN_ID"} if "WANDB_SWEEP_ID" in os.environ else set())
     kept = {name: os.environ.pop(name) for name in hidden & os.environ.keys()}
     os.environ.pop("WANDB_SERVICE", None)
     try:
         yield
     finally:
+        logging.raiseExceptions = said
         os.environ.update(kept)
         os.environ.pop("WANDB_SERVICE", None)
