@@ -66,19 +66,22 @@ def test_what_an_optimizer_kept_itself_is_whole(name: str, tmp_path: Path) -> No
     assert described(path).unsound == ()
 
 
+Save = Callable[..., list[str]]
+
+
 @pytest.fixture(scope="module")
 def trunk(trunks: TrunkOf) -> Tiny:
     return trunks("task._target_=tests.tiny_variants.StatelessTask")
 
 
 @pytest.fixture
-def saved(trunk: Tiny, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], object]], list[str]]:
+def saved(trunk: Tiny, tmp_path: Path) -> Save:
     """The trunk's checkpoint without its manifest and under other people's keys, its optimizer changed."""
     from launcher.layout import checkpoint_file
 
     state = torch.load(trunk.trunk.directory.checkpoints / checkpoint_file(20), weights_only=True)
 
-    def save(change: Callable[[dict[str, Any]], object]) -> list[str]:
+    def save(change: Callable[[dict[str, Any]], object], scheduler: Any = None) -> list[str]:
         optimizer = copy.deepcopy(state["optimizer_state_dict"])
         change(optimizer)
         path = tmp_path / "changed.pt"
@@ -88,15 +91,13 @@ def saved(trunk: Tiny, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], o
                 "optimizer": optimizer,
                 "iter_num": 20,
                 "rng": state["rng_state"],
+                "scheduler": {**state["scheduler_state_dict"], **(scheduler or {})},
             },
             path,
         )
         return ["+branch=foreign", f"branch.from_checkpoint={path}", "branch.steps=2"]
 
     return save
-
-
-Save = Callable[[Callable[[dict[str, Any]], object]], list[str]]
 
 
 def test_state_of_some_parameters_only_is_no_exact_branch_point(saved: Save, empty: Tiny) -> None:
@@ -154,7 +155,12 @@ def test_a_state_that_cannot_be_gone_on_from_is_a_finding(fault: str, saved: Sav
 
 
 GROUPS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "switch": (
+        lambda one: one["param_groups"][0].update(amsgrad=True),
+        "max_exp_avg_sq of 0.weight: absent, here float32[16, 8]",
+    ),
     "members": (lambda one: one["param_groups"][0].pop("params"), "no optimizer"),
+    "number": (lambda one: one["param_groups"][0].update(params=7), "no optimizer"),
     "fewer": (lambda one: one["param_groups"][0]["params"].pop(), "no optimizer"),
     "more": (
         lambda one: one["param_groups"].append({**one["param_groups"][0], "params": []}),
@@ -167,3 +173,14 @@ GROUPS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_groups_that_are_not_this_runs_are_a_finding(fault: str, saved: Save, empty: Tiny) -> None:
     change, said = GROUPS[fault]
     assert said in empty.refuse(*saved(change)).said
+
+
+def test_a_schedule_of_epochs_is_told_of(saved: Save, empty: Tiny) -> None:
+    def whole(optimizer: dict[str, Any]) -> None:
+        pass
+
+    said = "its schedule stands at 2, its step is 20"
+    assert said in str(empty.train(*saved(whole, {"last_epoch": 2})).record.findings)
+    ended = empty.launch(*saved(whole, {"base_lrs": [1.0, 2.0, 3.0]}), "branch.name=three")
+    assert (ended.status, "Traceback" in ended.err) == (2, False)
+    assert "base rates of 3 groups, and the optimizer has 1" in ended.said

@@ -14,7 +14,7 @@ from launcher.branch.resolve import BranchPoint
 from launcher.checkpoint.content import OPTIMIZER
 from launcher.checkpoint.formats.known import Inspection, inspect
 from launcher.checkpoint.formats.trainer_state import TRAINER
-from launcher.config import BranchConfig, Config
+from launcher.config import OWN_LOOP, BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
 from launcher.findings import Finding
@@ -175,14 +175,16 @@ def _moments(plan: Plan, task: Task | OwnLoop, model: nn.Module, found: Inspecti
     there = found.state.get(OPTIMIZER)
     if there is None or not _takes_optimizer(plan.config.branch):
         return []
+    groups = there["param_groups"]
     if isinstance(task, OwnLoop):
-        own = task.optimizer
+        # What a script builds its optimizer with goes on top of what is restored.
+        own, restored = task.optimizer, ()
     else:
-        own = build_optimizer(plan.config.optimizer, model.parameters())
-    counts = [len(group["params"]) for group in there["param_groups"]]
+        own, restored = build_optimizer(plan.config.optimizer, model.parameters()), groups
+    counts = [len(group["params"]) for group in groups]
     if own is None or counts != [len(group["params"]) for group in own.param_groups]:
         return []  # A finding of its own says that.
-    return held(there["state"], model, own)
+    return held(there["state"], model, own, restored)
 
 
 def _unsound(branch: BranchConfig, point: BranchPoint) -> list[Finding]:
@@ -258,6 +260,7 @@ def _inside(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
         notes.append(Finding("note", "branch", f"its step {found.step} is told by its name"))
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
+    notes += _schedule(plan, point, found)
     groups = point.manifest.content.optimizer_groups
     if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
@@ -266,3 +269,21 @@ def _inside(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
         told = "the checkpoint does not tell where its run, and its schedule, was to end"
         notes.append(Finding("note", f"training.steps={plan.config.training.steps}", told))
     return notes
+
+
+def _schedule(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
+    """A schedule of epochs gives its position in these, and the launcher's own takes it for steps."""
+    branch = plan.config.branch
+    there = point.manifest.about.progress.get("schedule_step")
+    taken = branch.restore == "full" and branch.schedule == "keep" and "scheduler" not in branch.reset
+    if not taken or plan.config.task._target_ == OWN_LOOP or there == found.step or found.step is None:
+        return []
+    return [
+        Finding(
+            "warning",
+            "branch",
+            f"its schedule stands at {there}, its step is {found.step}",
+            "steps in both",
+            "if it counts epochs, the learning rate goes on at a wrong place: branch.schedule=restart",
+        )
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,12 @@ class Held:
     """What the optimizer has once it took a step; empty where nobody knows."""
 
 
-def held(state: Mapping[int, Mapping[str, Any]], model: nn.Module, own: Optimizer) -> list[Held]:
+def held(
+    state: Mapping[int, Mapping[str, Any]],
+    model: nn.Module,
+    own: Optimizer,
+    restored: Sequence[Mapping[str, Any]] = (),
+) -> list[Held]:
     """Every parameter that ``own`` trains; one that is frozen needs no state.
 
     Args:
@@ -41,11 +46,13 @@ def held(state: Mapping[int, Mapping[str, Any]], model: nn.Module, own: Optimize
             have as many parameters as those of ``own``.
         model: the run's; its values do not matter.
         own: over its parameters.
+        restored: the hyperparameters of each group that win over those of ``own``.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found, number = [], 0
-    for group in own.param_groups:
-        settings = {key: one for key, one in group.items() if key not in _NOT_PROBED}
+    for at, group in enumerate(own.param_groups):
+        theirs = restored[at] if restored else {}
+        settings = {key: theirs.get(key, one) for key, one in group.items() if key not in _NOT_PROBED}
         probed: dict[tuple[int, torch.dtype], Mapping[str, torch.dtype | None]] = {}
         for parameter in group["params"]:
             if parameter.requires_grad:
