@@ -545,3 +545,23 @@ def test_a_checkpoint_of_before_pytorch_1_6_is_told_what_to_do(tmp_path: Path) -
     with pytest.raises(CheckpointError) as caught:
         described(tmp_path / "old.pt")
     assert "saved again with torch.save" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model_1.safetensors", "optimizer_1.bin"])
+def test_several_models_are_told_from_damage(name: str, tmp_path: Path) -> None:
+    path = accelerate(tmp_path / "c")
+    (path / name).touch()
+    with pytest.raises(CheckpointError, match="several models or optimizers") as caught:
+        inspect(path)
+    assert caught.value.found == name
+    assert "torch.save" in caught.value.do[0]
+
+
+def test_a_position_beyond_numpys_state_is_refused() -> None:
+    """NumPy itself would go there, and read whatever lies behind."""
+    state = rng_state()
+    for pos in (625, -1):
+        state["numpy"]["pos"] = pos
+        with pytest.raises(CheckpointError) as caught:
+            restore_rng(state)
+        assert f"position {pos} in 624 words" in str(caught.value.found)

@@ -283,3 +283,11 @@ class TestPlace:
     def test_another_number(self) -> None:
         with pytest.raises(ConfigError, match="another number"):
             place_from(2, {"RANK": "0", "WORLD_SIZE": "3"})
+
+    def test_of_torchrun_one_process_is_a_number_too(self) -> None:
+        """Otherwise each of two would train the run by itself, one after the other."""
+        two = {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
+        with pytest.raises(ConfigError, match="another number") as caught:
+            place_from(1, two)
+        assert caught.value.do == ("launch.nproc=2, or start 1 process",)
+        assert place_from(1, {**two, "RANK": "0", "WORLD_SIZE": "1"}) == Place()

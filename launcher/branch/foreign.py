@@ -6,18 +6,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from launcher.branch.declared import Declared
+from launcher.branch.moments import Held, held, lost, misfits
 from launcher.branch.resolve import BranchPoint
-from launcher.checkpoint.formats.known import inspect
+from launcher.checkpoint.content import OPTIMIZER
+from launcher.checkpoint.formats.known import Inspection, inspect
 from launcher.checkpoint.formats.trainer_state import TRAINER
-from launcher.config import BranchConfig, Config
+from launcher.config import OWN_LOOP, BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
 from launcher.findings import Finding
 from launcher.script.hyperparameters import of_group
 from launcher.script.loop import OwnLoop
 from launcher.script.parts import DATA
-from launcher.training.optim import hyperparameters
+from launcher.training.optim import build_optimizer, hyperparameters
 from launcher.training.task import Task
 
 if TYPE_CHECKING:
@@ -74,7 +78,7 @@ def _is_factor(key: str, declared: Declared) -> bool:
 def _optimizer(point: BranchPoint, config: Config) -> dict[str, Any]:
     """What the restored optimizer's groups say of the keys that the config's optimizer has."""
     groups = point.manifest.content.optimizer_groups
-    if not groups or config.branch.restore == "weights" or "optimizer" in config.branch.reset:
+    if not groups or not _takes_optimizer(config.branch):
         return {}
     known = {}
     for name in hyperparameters(config.optimizer):
@@ -86,13 +90,25 @@ def _optimizer(point: BranchPoint, config: Config) -> dict[str, Any]:
     return known
 
 
-def foreign_findings(plan: Plan, task: Task | OwnLoop) -> list[Finding]:
-    """How exact a branch from a foreign checkpoint can be, and what of its trunk nobody knows."""
+def foreign_findings(plan: Plan, task: Task | OwnLoop, model: nn.Module) -> list[Finding]:
+    """How exact a branch from a foreign checkpoint can be, and what of its trunk nobody knows.
+
+    Args:
+        plan: the branch.
+        task: the plan's.
+        model: its; the values do not matter.
+    """
     point = plan.point
     if point is None or not point.foreign:
         return []
+    found, branch = inspect(point.checkpoint), plan.config.branch
+    moments = _moments(plan, task, model, found)
+    # At step 0 no optimizer has kept anything yet.
+    lacking = [*lacking_parts(branch, point, task), *(lost(moments) if found.step != 0 else [])]
     return [
-        *_missing(plan.config.branch, point, task),
+        *_missing(branch, point, lacking),
+        *misfits(moments),
+        *_unsound(branch, point),
         Finding(
             "warning",
             "branch",
@@ -103,7 +119,7 @@ def foreign_findings(plan: Plan, task: Task | OwnLoop) -> list[Finding]:
             + " could be compared",
         ),
         *_built_otherwise(plan, point, task),
-        *_inside(plan, point),
+        *_inside(plan, point, found),
     ]
 
 
@@ -111,8 +127,11 @@ def _told(plan: Plan, point: BranchPoint, task: Task | OwnLoop) -> bool:
     """Whether the optimizer's settings are in the checkpoint, and are taken over."""
     branch = plan.config.branch
     if isinstance(task, OwnLoop):
-        restored = branch.restore == "full" and "optimizer" not in branch.reset
-        return restored and task.optimizer is not None and bool(point.manifest.content.optimizer_groups)
+        return (
+            _takes_optimizer(branch)
+            and task.optimizer is not None
+            and bool(point.manifest.content.optimizer_groups)
+        )
     return bool(_optimizer(point, plan.config))
 
 
@@ -151,8 +170,43 @@ def _as_json(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _missing(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop) -> list[Finding]:
-    lacking = lacking_parts(branch, point, task)
+def _moments(plan: Plan, task: Task | OwnLoop, model: nn.Module, found: Inspection) -> list[Held]:
+    """What the optimizer's state is of; nothing where none is taken over, or another optimizer's."""
+    there = found.state.get(OPTIMIZER)
+    if there is None or not _takes_optimizer(plan.config.branch):
+        return []
+    groups = there["param_groups"]
+    if isinstance(task, OwnLoop):
+        # What a script builds its optimizer with goes on top of what is restored.
+        own, restored = task.optimizer, ()
+    else:
+        own, restored = build_optimizer(plan.config.optimizer, model.parameters()), groups
+    counts = [len(group["params"]) for group in groups]
+    if own is None or counts != [len(group["params"]) for group in own.param_groups]:
+        return []  # A finding of its own says that.
+    return held(there["state"], model, own, restored)
+
+
+def _unsound(branch: BranchConfig, point: BranchPoint) -> list[Finding]:
+    if not _takes_optimizer(branch):
+        return []
+    return [
+        Finding(
+            "error",
+            "optimizer",
+            f"{point.checkpoint.name}: {what}",
+            "numbers that training can go on with",
+            "an earlier checkpoint, or a new optimizer: branch.reset=[optimizer,scheduler]",
+        )
+        for what in point.manifest.unsound
+    ]
+
+
+def _takes_optimizer(branch: BranchConfig) -> bool:
+    return branch.restore == "full" and "optimizer" not in branch.reset
+
+
+def _missing(branch: BranchConfig, point: BranchPoint, lacking: list[str]) -> list[Finding]:
     reached = level(lacking)
     if LEVELS.index(reached) < LEVELS.index(branch.require):
         return [
@@ -199,14 +253,14 @@ def level(lacking: Iterable[str]) -> str:
     return "state" if lacking else "exact"
 
 
-def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
+def _inside(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
     """What the numbers rest on that are not said by the checkpoint itself."""
-    found = inspect(point.checkpoint)
     notes = [Finding("warning", "branch", f"left out: {one}") for one in found.left_out]
     if found.step_source == "name":
         notes.append(Finding("note", "branch", f"its step {found.step} is told by its name"))
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
+    notes += _schedule(plan, point, found)
     groups = point.manifest.content.optimizer_groups
     if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
@@ -215,3 +269,21 @@ def _inside(plan: Plan, point: BranchPoint) -> list[Finding]:
         told = "the checkpoint does not tell where its run, and its schedule, was to end"
         notes.append(Finding("note", f"training.steps={plan.config.training.steps}", told))
     return notes
+
+
+def _schedule(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
+    """A schedule of epochs gives its position in these, and the launcher's own takes it for steps."""
+    branch = plan.config.branch
+    there = point.manifest.about.progress.get("schedule_step")
+    taken = branch.restore == "full" and branch.schedule == "keep" and "scheduler" not in branch.reset
+    if not taken or plan.config.task._target_ == OWN_LOOP or there == found.step or found.step is None:
+        return []
+    return [
+        Finding(
+            "warning",
+            "branch",
+            f"its schedule stands at {there}, its step is {found.step}",
+            "steps in both",
+            "if it counts epochs, the learning rate goes on at a wrong place: branch.schedule=restart",
+        )
+    ]

@@ -61,7 +61,7 @@ def preflight(
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]
-        findings += foreign_findings(plan, task)
+        findings += foreign_findings(plan, task, model)
         own = task.optimizer if isinstance(task, OwnLoop) else None
         fit = fit_findings(plan, model, manifest, own)
         findings += fit or (frozen_findings(plan, task, manifest) if isinstance(task, OwnLoop) else [])

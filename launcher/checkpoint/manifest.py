@@ -113,6 +113,8 @@ class Manifest:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     parts: tuple[StoredFile, ...] = ()
     """The files of a directory that several processes wrote, each its shards; else none."""
+    unsound: tuple[str, ...] = ()
+    """What of a foreign state nobody can go on from; it is not written."""
 
     @property
     def step(self) -> int:

@@ -50,6 +50,7 @@ class OwnLoop:
                 where="launch.nproc",
                 found=f"launch.nproc={config.launch.nproc}",
                 expected="launch.nproc=1",
+                do="drop it; several processes can share a task, which the launcher's own loop trains",
             )
 
     @property

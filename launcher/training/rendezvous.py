@@ -44,6 +44,8 @@ class Place:
     """Whether all are on this machine for certain, and nobody else needs to reach them."""
 
 
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""What torchrun sets beside the customary variables, which others leave in environments as well."""
 ALONE = Place()
 """A process that trains a run by itself."""
 
@@ -54,21 +56,21 @@ def place_from(nproc: int, environment: Mapping[str, str] = os.environ) -> Place
     Raises:
         ConfigError: somebody has started another number of them.
     """
-    if nproc == 1:
+    if nproc == 1 and _TORCHRUN not in environment:
         return ALONE
     if "RANK" in environment and "WORLD_SIZE" in environment:
         found = _of_torchrun(environment)
     elif int(_slurm_tasks(environment)) > 1 and "SLURM_PROCID" in environment:
         found = _of_slurm(environment)
     else:
-        return None
+        return ALONE if nproc == 1 else None
     if found.size != nproc:
         raise ConfigError(
             "The run is to be trained by another number of processes than were started.",
             where="launch.nproc",
             found=f"launch.nproc={nproc}; {found.size} processes were started",
             expected="equal numbers",
-            do=f"launch.nproc={found.size}, or start {nproc} processes",
+            do=f"launch.nproc={found.size}, or start {nproc} process{'es' if nproc > 1 else ''}",
         )
     return found
 

@@ -11,6 +11,8 @@ from blake3 import blake3
 
 from launcher.errors import CheckpointError
 
+_NUMPY_WORDS = 624
+
 
 def seed_all(seed: int) -> None:
     """Start every generator from ``seed`` (0 to 2**32 - 1)."""
@@ -66,6 +68,9 @@ def _restore(state: dict[str, Any], own_gpu: bool) -> None:
     if (python := state.get("python")) is not None:
         random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
     if (numpy := state.get("numpy")) is not None:
+        if not 0 <= numpy["pos"] <= _NUMPY_WORDS:
+            # NumPy takes any, and then reads what lies beyond its state.
+            raise ValueError(f"position {numpy['pos']} in {_NUMPY_WORDS} words")
         np.random.set_state(
             {
                 "bit_generator": "MT19937",

@@ -166,7 +166,7 @@ class Trainer:
         """
         parts: dict[str, Callable[[Any], Any]] = {
             "optimizer_state_dict": self._load_optimizer,
-            "scheduler_state_dict": self.live.scheduler.load_state_dict,
+            "scheduler_state_dict": self._load_scheduler,
             "scaler_state_dict": self._load_scaler,
             "progress": self.live.progress.load_state_dict,
             "task": self._load_task,
@@ -226,6 +226,12 @@ class Trainer:
         from launcher.training.sharding import own_rows
 
         return own_rows(tensor)
+
+    def _load_scheduler(self, saved: dict[str, Any]) -> None:
+        self.live.scheduler.load_state_dict(saved)
+        there, here = len(self.live.scheduler.base_lrs), len(self.live.optimizer.param_groups)
+        if there != here:
+            raise ValueError(f"base rates of {there} groups, and the optimizer has {here}")
 
     def _load_scaler(self, state: dict[str, Any]) -> None:
         # A trunk without fp16 has no state for a scaler; one that starts here starts as new.

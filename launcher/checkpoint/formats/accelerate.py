@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher.checkpoint.formats.places import inside, numbered, weights, weights_file, weights_files
 from launcher.checkpoint.formats.protocol import Entries, Opener, refuse
+from launcher.errors import CheckpointError
 
 _READ = ("optimizer.bin", "scheduler.bin", "scaler.pt")
 _STREAMS = "random_states_*.pkl"
@@ -35,7 +36,13 @@ class Accelerate:
             refuse(path, "no model.safetensors and no pytorch_model.bin", "what save_state writes, whole")
         for name in ("model_1.safetensors", "optimizer_1.bin"):
             if (path / name).exists():
-                refuse(path, f"several models or optimizers: {name}", "one of each")
+                raise CheckpointError(
+                    "The checkpoint holds several models or optimizers, and a branch takes over one of each.",
+                    where=str(path),
+                    found=name,
+                    expected="one model, one optimizer",
+                    do="torch.save what is to be branched: model_state_dict, optimizer_state_dict, step",
+                )
         parts = {
             name: opener.torch_file(inside(path, name)) if (path / name).exists() else None for name in _READ
         }

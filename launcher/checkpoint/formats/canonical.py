@@ -90,7 +90,11 @@ def optimizer_state(path: Path, optimizer: Any) -> dict[str, Any]:
     states = optimizer.get("state", {}) if _is_map(optimizer) else None
     if isinstance(groups, Mapping):
         groups = list(groups.values())
-    if not isinstance(groups, list) or not _is_map(states) or not all(map(_is_map, groups)):
+    if (
+        not isinstance(groups, list)
+        or not _is_map(states)
+        or not all(_is_map(group) and isinstance(group.get("params", ()), list | tuple) for group in groups)
+    ):
         refuse(path, "an optimizer without param_groups", "what Optimizer.state_dict() gives")
     members = [[str(one) for one in group.get("params", ())] for group in groups]
     every = [one for group in members for one in group]
@@ -140,7 +144,7 @@ def count_of(value: Any) -> int | None:
 def _schedule(scheduler: Any) -> dict[str, Any] | None:
     """A scheduler's position. All of its state where it is LambdaLR's, which is the launcher's own."""
     last = scheduler.get("last_epoch") if _is_map(scheduler) else None
-    if type(last) is not int:
+    if type(last) is not int or last < 0:
         return None
     lambdas = scheduler.get("lr_lambdas")
     # A partial function, as Hugging Face's schedules are, has a state, which is empty.

@@ -201,6 +201,7 @@ def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) 
         CheckpointError: as :func:`load`, or it is of another step than ``said``.
     """
     from launcher.checkpoint.content import describe
+    from launcher.checkpoint.formats.soundness import unsound
     from launcher.checkpoint.manifest import About, Manifest, StoredFile
 
     found = inspect(path)
@@ -215,8 +216,9 @@ def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) 
     step = said if found.step is None else found.step
     about = About(step=step or 0, absolute_step=step or 0, run=path.name, progress=_progress(found, step))
     with _one_thread():
-        content = describe(load(path, allowed))
-    return Manifest(about, content, StoredFile(path.name, found.bytes, ""))
+        state = load(path, allowed)
+        content = describe(state)
+        return Manifest(about, content, StoredFile(path.name, found.bytes, ""), unsound=unsound(state))
 
 
 @contextmanager
