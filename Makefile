@@ -3,7 +3,7 @@
 PYTHON ?= python3
 SEED ?= 1
 IMAGE ?= checkpoint-launcher
-EXTRAS ?= vertex
+EXTRAS ?= vertex,gs
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
@@ -55,7 +55,7 @@ storm: $(INSTALLED) ## five minutes of faults at random over siblings in the poo
 	$(PY) -m tests.pool_storm --seconds 300 --seed $(SEED)
 	$(PY) -m tests.slurm.storm --seconds 300 --seed $(SEED)
 
-image: $(INSTALLED) ## the container image IMAGE=NAME with the libraries of EXTRAS=vertex,...; needs docker
+image: $(INSTALLED) ## the container image IMAGE=NAME with the libraries of EXTRAS=vertex,gs,...; needs docker
 	$(VENV)/bin/hadolint Dockerfile
 	docker build --build-arg EXTRAS=$(EXTRAS) --tag $(IMAGE) .
 

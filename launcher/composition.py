@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from launcher.branch.declared import Declared, declared
 from launcher.config import LAUNCHERS, OWN_LOOP, Config, TrainingConfig
 from launcher.errors import ConfigError, LauncherError
+from launcher.schema import in_our_words, refuse_unknown
 from launcher.validation import validate
 
 HANDED = "fanout."
@@ -49,6 +50,7 @@ def config_from(composed: DictConfig) -> Config:
         raise ConfigError(str(error).splitlines()[0], where=str(error.full_key)) from error
     if not typed:
         return Config.from_plain(values)
+    refuse_unknown(values)
     config = Config(**{key: value for key, value in values.items() if key in LAUNCHERS})
     config.own = {key: values[key] for key in own}
     validate(config)
@@ -112,7 +114,8 @@ class Composer:
             return Composed(own, error=error)
         except (HydraException, OmegaConfBaseException) as error:
             lines = [str(one).strip() for one in (error, error.__cause__) if one is not None]
-            return Composed(own, error=ConfigError(" ".join(" ".join(lines).split())))
+            said = in_our_words(error) or ConfigError(" ".join(" ".join(lines).split()))
+            return Composed(own, error=said)
 
     def _composed(self, overrides: list[str]) -> DictConfig:
         parsed = self._parser.parse_overrides(overrides)

@@ -114,7 +114,8 @@ def _without_traceback(application: Callable[[], Any]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
     except (HydraException, OmegaConfBaseException) as error:
-        message = "\n".join(str(one).strip() for one in (error, error.__cause__) if one is not None)
+        lines = [str(one).strip() for one in (error, error.__cause__) if one is not None]
+        message = schema.in_our_words(error) or "\n".join(lines)
         print(f"error: {message}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:

@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException
 
 import train
 from launcher.branch.effect import build_task
 from launcher.composition import config_from
 from launcher.config import Config
 from launcher.entry import register
+from launcher.errors import ConfigError
+from launcher.schema import in_our_words
 from launcher.training.schedule import build_schedule
 from tests.tiny_process import ROOT, Tiny, digest
 
@@ -125,3 +127,24 @@ def test_the_door_trains_branches_and_proves(empty: Tiny) -> None:
 def test_a_misspelled_sibling_is_none() -> None:
     with pytest.raises(MissingConfigException, match="treatd"):
         composed("train", "arm=treatd")
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("launch.dry_run", "fanout.dry_run"), ("training.stepz", "training.steps"), ("tracker.wandb.on", None)],
+)
+def test_a_key_that_nobody_would_read_is_refused(key: str, meant: str | None) -> None:
+    """With the plus that Hydra advises it would be in the config, and a dry run would be none."""
+    with pytest.raises(ConfigError, match=f"The launcher has no key {key}") as caught:
+        composed("train", f"+{key}=true")
+    assert caught.value.do == ((f"{meant}=…",) if meant else ())
+    with pytest.raises(ConfigCompositionException, match="To append") as by_hydra:
+        composed("train", f"{key}=true")
+    assert str(in_our_words(by_hydra.value)) == str(caught.value)
+
+
+def test_what_belongs_to_others_is_left_to_them() -> None:
+    assert composed("train", "+optimizer.amsgrad=true").optimizer["amsgrad"] is True
+    with pytest.raises(ConfigCompositionException) as by_hydra:
+        composed("train", "optimizer.amsgrad=true")
+    assert in_our_words(by_hydra.value) is None

@@ -114,6 +114,16 @@ def test_the_site_is_built_without_a_warning_and_has_every_knob(tmp_path: Path) 
     assert asked == []
 
 
+def test_what_the_guides_import_is_in_the_reference() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    shown = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    named = set(re.findall(r"^from (launcher[\w.]*) import (.+)$", text, re.MULTILINE))
+    wanted = {(module, name.strip()) for module, names in named for name in names.split(",")}
+    assert ("launcher.integrations.lightning", "fit") in wanted
+    entries = set(re.findall(r"^::: (\S+)$", shown, re.MULTILINE))
+    assert [one for one in sorted(wanted) if not entries & {one[0], ".".join(one)}] == []
+
+
 SECTIONS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 

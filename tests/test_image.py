@@ -40,6 +40,14 @@ def test_hadolint_has_nothing_to_say(tmp_path: Path) -> None:
     assert "DL3007" in hadolint(faulty)
 
 
+def test_make_installs_what_the_dockerfile_does() -> None:
+    """Without gs, no job could fetch the branch point of the guide."""
+    [by_make] = re.findall(r"^EXTRAS \?= (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    [by_docker] = re.findall(r"^ARG EXTRAS=(\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert by_make == by_docker
+    assert {"vertex", "gs"} <= set(by_make.split(","))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """What git has, and what lies about in somebody's working directory."""

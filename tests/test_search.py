@@ -17,13 +17,14 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import FrozenTrial
 
 from launcher.checkpoint.store import checkpoints
+from launcher.errors import ConfigError
 from launcher.launchers.jobs import wait
 from launcher.launchers.jobs.queries import JobState
 from launcher.launchers.sibling import Sibling
 from launcher.lineage import Run
 from launcher.search.space import corners, distribution_of, grid, overrides_of
 from launcher.search.study import NAME, storage
-from launcher.search_sweep.sweeper import SearchSweeper
+from launcher.search_sweep.sweeper import SearchSweeper, refuse_metric
 from launcher.sweep import BranchSweeper
 from tests import tiny_faults
 from tests.tiny_process import Ended, Tiny, digest
@@ -197,6 +198,14 @@ def test_a_trial_that_fails_is_counted_and_the_others_go_on(tiny: Tiny) -> None:
 )
 def test_refuses_before_the_first_trial(tiny: Tiny, typed: list[str], complaint: str) -> None:
     assert complaint in tiny.refuse(*SEARCH, *typed, prepare=[PLANTED]).said
+
+
+def test_what_was_not_validated_before_the_branch_point_may_be_searched_for() -> None:
+    refuse_metric("val/error", ["train/loss", "train/error"])
+    refuse_metric("val/error", ["train/loss", "val/error"])
+    for metric, logged in (("val/eror", "val/error"), ("train/eror", "train/error"), ("eror", "train/error")):
+        with pytest.raises(ConfigError, match="does not log"):
+            refuse_metric(metric, ["train/loss", logged])
 
 
 def test_needs_optuna_only_here(tiny: Tiny) -> None:

@@ -116,7 +116,9 @@ def end_table(candidates: Iterable[Candidate], outcomes: Mapping[str, Outcome]) 
             continue
         state, run = end_state(one, outcomes)
         record = run.record if run else None
-        error = _first_error(one) if not one.good else (record.error if record else None) or ""
+        # Where something is under way, the record may still have why an earlier launch did not start it.
+        noted = record.error if record and state not in UNDER_WAY else None
+        error = _first_error(one) if not one.good else noted or ""
         outcome = outcomes.get(one.plan.id)
         if (
             outcome is not None

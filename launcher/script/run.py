@@ -27,6 +27,7 @@ class BranchedFrom:
     step: int
     """In that run's own numbering, in steps."""
     checkpoint: Path
+    """Its file, or its directory."""
     sha256: str
     """Content digest of the checkpoint: 64 hex digits."""
 

@@ -193,13 +193,7 @@ class SearchSweeper(BranchSweeper):
         own = self._settings
         assert own.metric is not None
         known = planned.point.manifest.about.metrics if planned.point is not None else {}
-        if known and own.metric not in known:
-            raise ConfigError(
-                f"The trunk does not log {own.metric}.",
-                where="hydra.sweeper.metric",
-                found=own.metric,
-                expected=", ".join(sorted(known)),
-            )
+        refuse_metric(own.metric, list(known))
         task = build_task(planned.config)
         said = task.directions if isinstance(task, Directed) else {}
         direction = own.direction or str(said.get(own.metric.partition("/")[2], ""))
@@ -218,6 +212,27 @@ class SearchSweeper(BranchSweeper):
             own.pruner,
             own.pruner_options,
             own.seed,
+        )
+
+
+def refuse_metric(metric: str, logged: Sequence[str]) -> None:
+    """Refuse a metric that the trunk has not logged, as far as that can be told at the branch point.
+
+    Args:
+        metric: what is to become best.
+        logged: the trunk's metrics at the branch point; a trunk that was not validated before it has none of
+            ``val/``, and its trials may have them all the same.
+
+    Raises:
+        ConfigError: it is not among them.
+    """
+    unseen = metric.startswith("val/") and not any(one.startswith("val/") for one in logged)
+    if logged and metric not in logged and not unseen:
+        raise ConfigError(
+            f"The trunk does not log {metric}.",
+            where="hydra.sweeper.metric",
+            found=metric,
+            expected=", ".join(sorted(logged)),
         )
 
 

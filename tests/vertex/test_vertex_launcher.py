@@ -49,6 +49,7 @@ def test_a_job_is_what_the_settings_say(cloud: Cloud) -> None:
         "hydra.launcher.timeout_min=90",
         "hydra.launcher.service_account=trainer@my-project.iam.gserviceaccount.com",
         "+hydra.launcher.env.WANDB_API_KEY=${oc.env:WANDB_API_KEY}",
+        "+hydra.launcher.env.HUB_AUTH=${oc.env:WANDB_API_KEY}",
         "+hydra.launcher.labels.team=proteins",
         "hydra.launcher.network=projects/1/global/networks/n",
         "hydra.launcher.nfs_mounts=[{server:10.0.0.2,path:/runs,mount_point:runs}]",

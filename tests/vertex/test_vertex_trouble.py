@@ -51,7 +51,10 @@ def test_a_job_that_nobody_can_tell_of_is_found_later(cloud: Cloud) -> None:
     assert launch.job_id == f"{PARENT}/customJobs/{job.labels['launcher-job']}"
     cloud.server.behave()
     assert cloud.states() == ["queued"]
-    assert cloud.launch(POINT).status == 0
+    again = cloud.launch(POINT)
+    assert again.status == 0
+    assert "queued" in again.out
+    assert "not started" not in again.out
     assert len(cloud.server.jobs) == 1
     assert cloud.launcher("cancel", GROUP).status == 0
     assert job.state == "JOB_STATE_CANCELLED"
@@ -109,6 +112,7 @@ def test_a_refusal_is_told_in_one_message(
         assert read_launch(asked.sibling.directory).job_id is None
     [error] = problems
     assert all(part in str(error) for part in (what, message, do)), error
+    assert error.found == message
     assert asked.cloud.server.jobs == []
     assert asked.cloud.server.requests.count(CREATE) == (on == CREATE)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,6 +33,7 @@ ANSWER_SECONDS = 60.0
 """How long Google has for an answer."""
 PATIENCE_SECONDS = 30.0
 """How long a question is asked again that changes nothing."""
+_ASKED = re.compile(r"^(GET|POST) \S+: ")
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _PASSING = (
     exceptions.TooManyRequests,
@@ -206,7 +208,8 @@ def _told(where: str) -> Iterator[None]:
 
 
 def _error(error: Exception, where: str) -> VertexError:
-    found = getattr(error, "message", None) or str(error)
+    # Where it was asked is said by ``where``; the address has nothing more for people.
+    found = _ASKED.sub("", getattr(error, "message", None) or str(error))
     code = error.code if isinstance(error, exceptions.GoogleAPICallError) else None
     what, do = _SAID.get(int(code or 0), ("Google Cloud refused.", "see what it says"))
     if code is None:

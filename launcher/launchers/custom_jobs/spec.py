@@ -20,7 +20,7 @@ MOUNT = "/gcs/"
 CACHE = "/tmp/launcher-cache"
 """Where a job has what it fetches: its own disk, which ends with it."""
 _FETCHED = re.compile(r"^(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW", re.IGNORECASE)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|PWD|AUTH|CRED", re.IGNORECASE)
 _REPLACED = frozenset({"paths.outputs", "paths.cache", "fanout.point", "fanout.source"})
 
 Settings = Mapping[str, Any]

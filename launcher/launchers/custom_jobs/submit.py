@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import uuid
 from dataclasses import replace
@@ -11,6 +12,7 @@ from launcher.launchers.custom_jobs.spec import PlannedJob
 from launcher.launchers.custom_jobs.states import JOB_LABEL, VertexError, custom_jobs
 from launcher.launchers.sibling import read_launch
 
+log = logging.getLogger("launcher.launchers.vertex")
 FIND_SECONDS = 60.0
 """How long a job is looked for that may have been taken although the answer was lost."""
 LOOK_SECONDS = 3.0
@@ -36,6 +38,7 @@ def submit(job: PlannedJob, parent: str) -> str:
         if not error.lost:
             _record(job, None)
             raise
+        log.info("No answer: looking for up to %.0f s whether the job was taken ...", FIND_SECONDS)
         found = _looked_for(token, parent)
         if found is None:
             error.do = (
