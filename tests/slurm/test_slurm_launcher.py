@@ -254,6 +254,8 @@ def test_small_arrays_no_accounting_and_no_signal_at_preemption(on_slurm: Launch
     others = [on_slurm.occupy(node) for node in ("n1", "n2")]
     for seed in (1, 2):
         job = on_slurm.job(siblings[seed])
+        if seed == 1:
+            on_slurm.wait(lambda job=job: states([job])[job].preempted, "its grace time is seen")  # type: ignore[misc]
         on_slurm.wait(lambda job=job: states([job])[job].state == "PENDING", f"{job} waits")  # type: ignore[misc]
     assert accounted(others) is None
     on_slurm.slurm.run("scancel", *others)
