@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -24,16 +25,34 @@ def on_node(node: str) -> dict[str, object]:
     return {"additional_parameters": {"nodelist": node}}
 
 
-def preempt(on_slurm: Launched, *siblings: Sibling) -> None:
-    """Take their nodes from them, and give them back once every job is in the queue again."""
+def preempt(on_slurm: Launched, *siblings: Sibling) -> list[bool]:
+    """Take their nodes from them, and give them back once every job is in the queue again.
+
+    Returns whether SLURM says of each that it was preempted, and not that it asked for its requeue.
+    """
     others = [on_slurm.occupy(on_slurm.node(sibling)) for sibling in siblings]
     for sibling in siblings:
         on_slurm.wait(
             lambda sibling=sibling: (job := on_slurm.listed(sibling)) and job.state == "PENDING",  # type: ignore[misc]
             f"{sibling.id} is in the queue again\n{on_slurm.said(sibling)}",
         )
+    jobs = [on_slurm.job(sibling) for sibling in siblings]
+    told = states(jobs)
     for other in others:
         on_slurm.slurm.run("scancel", other)
+    return [told[job].preempted for job in jobs]
+
+
+def give_time(on_slurm: Launched, sibling: Sibling) -> bool:
+    """Once it has been back in the queue, let it run as long as it takes, however slow this machine is."""
+    job = on_slurm.listed(sibling)
+    if job is None or job.restarts == "0":
+        return False
+    try:
+        on_slurm.slurm.run("scontrol", "update", f"jobid={job.id}", "timelimit=60")
+    except subprocess.CalledProcessError:
+        return False  # It ends at this moment.
+    return True
 
 
 def finish(on_slurm: Launched, siblings: dict[int, Sibling]) -> None:
@@ -58,7 +77,8 @@ def test_preemption_time_limit_requeue_and_cancellation(on_slurm: Launched) -> N
         on_slurm.wait_for_steps(sibling)
     on_slurm.slurm.run("scancel", on_slurm.job(cancelled))
     on_slurm.slurm.run("scontrol", "requeue", on_slurm.job(requeued))
-    preempt(on_slurm, grace, none)
+    assert preempt(on_slurm, grace, none) == [False, True]
+    on_slurm.wait(lambda: give_time(on_slurm, limit), f"the time limit is reached\n{on_slurm.said(limit)}")
     finish(on_slurm, {1: grace, 2: none, 3: limit, 4: requeued})
 
     # Each that was told in time went on from where it was told, the others from a checkpoint.

@@ -88,6 +88,8 @@ def test_siblings_through_the_whole_door(on_slurm: Launched) -> None:
         ({"cpus_per_task": 5}, "hydra.launcher.cpus_per_task is more", "at most 4 CPUs: main"),
         ({"mem_gb": 63}, "hydra.launcher.mem_gb is more", "at most 62 GB"),
         ({"constraint": "a100"}, "No node of main has the feature 'a100'.", "there are no features"),
+        ({"gres": "tpu:1"}, "No node of main has the generic resource 'tpu'.", "of: "),
+        ({"qos": "urgent"}, "There is no quality of service 'urgent'.", "one of: normal"),
         ({"nodes": 2}, "The jobs would have another number of processes", None),
         ({"additional_parameters": {"reservation": "x"}}, "SLURM would refuse these jobs.", None),
     ],
@@ -254,6 +256,8 @@ def test_small_arrays_no_accounting_and_no_signal_at_preemption(on_slurm: Launch
     others = [on_slurm.occupy(node) for node in ("n1", "n2")]
     for seed in (1, 2):
         job = on_slurm.job(siblings[seed])
+        if seed == 1:
+            on_slurm.wait(lambda job=job: states([job])[job].preempted, "its grace time is seen")  # type: ignore[misc]
         on_slurm.wait(lambda job=job: states([job])[job].state == "PENDING", f"{job} waits")  # type: ignore[misc]
     assert accounted(others) is None
     on_slurm.slurm.run("scancel", *others)

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from launcher.errors import ConfigError, LauncherError
-from launcher.launchers.jobs.limits import NodeKind, Partition, accounts, largest_array, partitions
+from launcher.launchers.jobs.limits import NodeKind, Partition, accounts, largest_array, partitions, qualities
 from launcher.launchers.jobs.queries import SlurmError, ask
 from launcher.launchers.jobs.submit import Code, environment, options, script, world_size
 from launcher.launchers.sibling import Sibling
@@ -23,7 +23,7 @@ def check_settings(settings: Settings, siblings: Sequence[Sibling]) -> list[Laun
     wrong: list[LauncherError] = list(_world(settings, siblings))
     try:
         chosen, missing = _chosen(settings, partitions())
-        wrong += [*missing, *_limits(settings, chosen)]
+        wrong += [*missing, *_limits(settings, chosen), *_quality(settings)]
         if not largest_array():
             wrong.append(
                 ConfigError(
@@ -98,14 +98,42 @@ def _limits(settings: Settings, chosen: Sequence[Partition]) -> Iterable[ConfigE
     nodes = max(sum(kind.count for kind in one.nodes) for one in chosen)
     if int(settings.get("nodes") or 1) > nodes:
         yield _too_much("nodes", settings["nodes"], f"{nodes} nodes", chosen)
+    where = f"No node of {', '.join(one.name for one in chosen)} has the"
     features = {feature for kind in kinds for feature in kind.features if feature}
     named = re.findall(r"[A-Za-z_][\w.-]*", str(settings.get("constraint") or ""))
     for feature in sorted(set(named) - features):
         yield ConfigError(
-            f"No node of {', '.join(one.name for one in chosen)} has the feature {feature!r}.",
+            f"{where} feature {feature!r}.",
             found=f"hydra.launcher.constraint={settings['constraint']}",
             expected=f"of: {', '.join(sorted(features)) or 'there are no features'}",
             do="hydra.launcher.constraint=FEATURE",
+        )
+    resources = {name for kind in kinds for name in _resources(kind.gres)}
+    for name in sorted(_resources(settings.get("gres")) - resources - {"none"}):
+        yield ConfigError(
+            f"{where} generic resource {name!r}.",
+            found=f"hydra.launcher.gres={settings['gres']}",
+            expected=f"of: {', '.join(sorted(resources)) or 'there are none'}",
+            do="hydra.launcher.gres=NAME:COUNT",
+        )
+
+
+def _resources(gres: object) -> set[str]:
+    """The names in ``gpu:a100:2,nvme``."""
+    return {one.removeprefix("gres:").split(":")[0] for one in str(gres or "").split(",") if one}
+
+
+def _quality(settings: Settings) -> Iterable[ConfigError]:
+    """A quality of service that is not there; a cluster that enforces none would take the job without it."""
+    if not (asked := settings.get("qos")):
+        return
+    there = qualities()
+    if there and str(asked).lower() not in there:
+        yield ConfigError(
+            f"There is no quality of service {asked!r}.",
+            found=f"hydra.launcher.qos={asked}",
+            expected=f"one of: {', '.join(there)}",
+            do="hydra.launcher.qos=NAME",
         )
 
 
@@ -118,9 +146,10 @@ def _wanted(settings: Settings) -> Iterable[tuple[str, float, Callable[[NodeKind
     gpus = int(settings.get("gpus_per_node") or 0)
     gpus = max(gpus, tasks * int(settings.get("gpus_per_task") or 0))
     match = re.search(r"(?:^|,)gpu(?::[^:,]+)?:(\d+)", str(settings.get("gres") or ""))
-    gpus = max(gpus, int(match[1]) if match else 0)
     if gpus:
         yield "gpus_per_node", gpus, lambda kind: kind.gpus, "GPUs"
+    if match:
+        yield "gres", int(match[1]), lambda kind: kind.gpus, "GPUs"
 
 
 def _too_much(key: str, asked: float, most: str, chosen: Sequence[Partition]) -> ConfigError:

@@ -98,5 +98,13 @@ def accounts() -> list[str]:
     return sorted({"{} ({})".format(*line.split("|", maxsplit=1)) for line in lines if "|" in line})
 
 
+def qualities() -> list[str]:
+    """The qualities of service that there are; empty without accounting."""
+    try:
+        return sorted(ask("sacctmgr", "-nP", "show", "qos", "format=name").split())
+    except (SlurmError, ConfigError):
+        return []
+
+
 def _given(text: str) -> str:
     return "" if text in ("(null)", "N/A") else text

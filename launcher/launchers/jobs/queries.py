@@ -5,6 +5,7 @@ A job is named as SLURM names it: ``123``, or ``123_4`` for task 4 of the array 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -27,7 +28,7 @@ ENDED = (
     *("OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"),
 )
 """States of a job that does not run any more, unless SLURM puts it back into the queue."""
-_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "PriorityLong", "NodeList", "Name")
+_FIELDS = ("JobArrayID", "State", "Reason", "RestartCnt", "PriorityLong", "NodeList", "Name", "PreemptTime")
 _JOBS_A_QUESTION = 500
 
 
@@ -53,6 +54,8 @@ class JobState:
     name: str = ""
     listed: bool = True
     """Whether squeue has it among the jobs that are not over."""
+    preempted: bool = False
+    """Whether another job takes its place: it is within its grace time, or waits to be started again."""
 
     @property
     def held(self) -> bool:
@@ -75,11 +78,17 @@ class JobState:
             return "held", f"job {self.id}: {self.reason}"
         if self.state in {"PENDING", "REQUEUED", "REQUEUE_FED", "SUSPENDED"}:
             again = "back in the queue" if self.restarts else "in the queue"
-            return "queued", f"job {self.id}: {again} ({self.reason})"
-        if self.state == "PREEMPTED":
-            return "queued", f"job {self.id}: preempted"
+            preempted = "preempted, " if self.preempted else ""
+            return "queued", f"job {self.id}: {preempted}{again} ({self.reason})"
         where = f" on {self.nodes}" if self.nodes else ""
-        return "running", f"job {self.id}{where}" + ("" if alive else ", starting")
+        return "running", f"job {self.id}{where}{self._phase(alive)}"
+
+    def _phase(self, alive: bool) -> str:
+        if self.state == "COMPLETING":
+            return ", ending"
+        if self.preempted:
+            return ", preempted"
+        return "" if alive else ", starting"
 
     def over(self, record: RunRecord) -> tuple[str, str]:
         """See :class:`launcher.launchers.sibling.Job`."""
@@ -177,6 +186,18 @@ def accounted(jobs: Iterable[str]) -> dict[str, str] | None:
     return found
 
 
+def _preempted(jobs: Iterable[str]) -> set[str]:
+    """Those whose last start ended in a preemption, as far as sacct says so."""
+    last: dict[str, tuple[str, str]] = {}
+    for ids in _parts(jobs):
+        with contextlib.suppress(LauncherError):
+            shown = ask("sacct", "-X", "-D", "-n", "-P", "-o", "JobID,Submit,State", "-j", ",".join(ids))
+            for job, submitted, state in (line.split("|") for line in shown.splitlines() if "[" not in line):
+                if not state.startswith("PENDING"):
+                    last[job] = max(last.get(job, ("", "")), (submitted, state), key=lambda one: one[0])
+    return {job for job, (_, state) in last.items() if state == "PREEMPTED"}
+
+
 def states(jobs: Sequence[str]) -> dict[str, JobState]:
     """What SLURM says of each job now: the queue first, then accounting, then the controller's memory.
 
@@ -187,11 +208,12 @@ def states(jobs: Sequence[str]) -> dict[str, JobState]:
         return {}
     known = queued(_arrays(jobs), every=True)
     booked = accounted(_arrays(jobs)) or {}
+    preempted = _preempted(job for job, one in known.items() if one.state == "PENDING" and one.restarts)
     answer = {}
     for job in jobs:
         there = known.get(job)
         if there is not None and there.state not in ENDED:
-            answer[job] = there
+            answer[job] = replace(there, preempted=there.preempted or job in preempted)
             continue
         ended = booked.get(job) or (there.state if there is not None else "UNKNOWN")
         if there is not None and there.state == "CANCELLED":
@@ -268,12 +290,13 @@ def _squeue(*options: str) -> dict[str, JobState]:
         raise
     found = {}
     for line in lines:
-        job, state, reason, restarts, priority, nodes, name = (
+        job, state, reason, restarts, priority, nodes, name, preempted = (
             part.strip() for part in line.split("|")[: len(_FIELDS)]
         )
         found[job] = JobState(
-            job, state, reason, number(restarts), number(priority), nodes, name, state not in ENDED
-        )
+            job, state, reason, number(restarts), number(priority), nodes, name, state not in ENDED,
+            preempted=number(preempted) > 0,
+        )  # fmt: skip
     return found
 
 
