@@ -87,7 +87,7 @@ def _no_such_key(key: str) -> ConfigError:
 
 
 def _keys(section: str, node: DictConfig) -> Iterator[str]:
-    for name in node:
+    for name in map(str, node):
         yield f"{section}{name}"
         if not OmegaConf.is_missing(node, name) and isinstance(node[name], DictConfig):
             yield from _keys(f"{section}{name}.", node[name])
