@@ -181,6 +181,8 @@ class _Course(NamedTuple):
 def _found_out(config: Config, declared: Declared, place: Place) -> _Course:
     run_plan = plan(config, declared)
     _refuse_after_failure(run_plan)
+    if run_plan.kind == "branch" and run_plan.unavailable is not None:
+        log.warning("Its branch point cannot be had any more: %s", run_plan.unavailable.splitlines()[0])
     if (done := _finished(run_plan)) is not None:
         log.info("%s is finished already; nothing to do.", done.id)
         print_summary(done)

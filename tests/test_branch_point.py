@@ -184,6 +184,19 @@ def test_a_digest_that_was_asked_for_is_checked(tiny: Tiny) -> None:
     assert tiny.train("branch.from_step=20", f"branch.sha256={right}").record.branch_type == "control"
 
 
+def test_a_run_that_no_longer_needs_it_says_that_it_is_gone(tiny: Tiny) -> None:
+    """Otherwise whoever put another file in its place would take the old run for that one's."""
+    place = tiny.outputs.parent / "moved"
+    shutil.copytree(tiny.trunk.directory.checkpoints, place)
+    typed = (f"branch.from_checkpoint={place}", "branch.from_step=20", "branch.steps=1")
+    tiny.train(*typed)
+    damage(place / checkpoint_file(20), "truncated")
+    again = tiny.launch(*typed)
+    assert again.status == 0
+    assert "branch point cannot be had any more" in again.said
+    assert "finished already" in again.said
+
+
 class TestMirrors:
     def test_the_first_that_has_it_is_taken_and_the_others_are_told(self, tiny: Tiny) -> None:
         copies = [tiny.outputs.parent / name for name in ("none", "damaged", "good", "better")]

@@ -557,6 +557,16 @@ def test_several_models_are_told_from_damage(name: str, tmp_path: Path) -> None:
     assert "torch.save" in caught.value.do[0]
 
 
+def test_adapters_alone_are_told_from_damage(tmp_path: Path) -> None:
+    path = huggingface(tmp_path / "c")
+    (path / "model.safetensors").unlink()
+    (path / "expert0").mkdir()
+    safetensors(path / "expert0" / "adapter_model.safetensors", GOOD)
+    with pytest.raises(CheckpointError, match="only adapters, without the model") as caught:
+        inspect(path)
+    assert "branch.from_step" in caught.value.do[0]
+
+
 def test_a_position_beyond_numpys_state_is_refused() -> None:
     """NumPy itself would go there, and read whatever lies behind."""
     state = rng_state()

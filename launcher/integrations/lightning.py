@@ -127,7 +127,7 @@ def _refuse(trainer: Any, run: Run) -> None:
     for name, (found, fine, expected) in wrong.items():
         if not fine:
             raise ConfigError(
-                f"Lightning's Trainer has a {name} with which a run cannot go on exactly.",
+                f"With this {name} of Lightning's Trainer a run cannot go on exactly.",
                 where=f"Trainer({name}=...)",
                 found=f"{name}={found}",
                 expected=expected,

@@ -14,6 +14,7 @@ from launcher.checkpoint.formats.places import (
 )
 from launcher.checkpoint.formats.protocol import Entries, Opener, refuse
 from launcher.checkpoint.formats.trainer_state import kept_by_callbacks, trainer_state
+from launcher.errors import CheckpointError
 
 _STATE = "trainer_state.json"
 _READ = ("optimizer.pt", "scheduler.pt", "scaler.pt")
@@ -38,10 +39,14 @@ class HuggingFaceTrainer:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
         model = weights_file(path)
         if model is None:
-            lacking = "no model.safetensors and no pytorch_model.bin"
             if any(path.glob("*/adapter_model.safetensors")):
-                lacking = "only adapters, without the model that they are for"
-            refuse(path, lacking, "the Trainer's directory, whole")
+                raise CheckpointError(
+                    "The checkpoint holds only adapters, without the model that they are for.",
+                    where=str(path),
+                    expected="the whole model, as the launcher's own checkpoints have it",
+                    do="branch from the launcher's: branch.from_step=N",
+                )
+            refuse(path, "no model.safetensors and no pytorch_model.bin", "the Trainer's directory, whole")
         state = read_json(path / _STATE)
         steps = [state.get(key) for key in ("global_step", "max_steps")]
         step, end = (one if type(one) is int and one >= 0 else None for one in steps)
