@@ -133,6 +133,13 @@ class TestSiblings:
         states = sorted(run.record.state for run in tiny.runs() if run.record.kind == "branch")
         assert states == ["failed", "finished"]
 
+    def test_one_that_is_killed_under_a_launcher_of_hydras(self, tiny: Tiny) -> None:
+        killed = [partial(tiny_faults.jobs_are_killed_at, 35)]
+        ended = tiny.launch("-m", POINT, "loss=heavy", prepare=killed)
+        assert ended.status == 1
+        assert "interrupted" in ended.out
+        assert "A job has ended without a result." in ended.err
+
     def test_a_value_that_hydra_refuses_stops_all_of_them(self, tiny: Tiny) -> None:
         one_message(tiny.launch("-m", POINT, "loss=plain,nope"), 2, "loss/nope")
         assert len(tiny.runs()) == 1

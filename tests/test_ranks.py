@@ -115,6 +115,9 @@ def test_a_rank_that_is_killed_takes_the_others_down(empty: Tiny, paired: Tiny, 
     assert f"rank {rank} (process" in ended.err
     assert "was ended by SIGKILL" in ended.err
     assert state_now(empty.trunk) == ("interrupted" if rank == 0 else "failed")
+    if rank == 1:
+        assert "rank 1 (process" in (error := empty.trunk.record.error or "")
+        assert error.endswith("was ended by SIGKILL.")
     empty.train(PAIR)
     as_if_undisturbed(empty, paired)
 

@@ -171,6 +171,22 @@ def little_space(count: int) -> None:
     launcher.branch.room.free_bytes = lambda path: count
 
 
+def jobs_are_killed_at(step: int) -> None:
+    """Hydra's launcher has its jobs in another process, as submitit has, which is killed."""
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+
+    original = BasicLauncher.launch
+
+    def launch(launcher: Any, overrides: Any, first: int) -> Any:
+        if (pid := os.fork()) == 0:
+            Kill(step, "SIGKILL")()
+            original(launcher, overrides, first)
+        os.waitpid(pid, 0)
+        raise RuntimeError("A job has ended without a result.")
+
+    BasicLauncher.launch = launch  # type: ignore[method-assign]
+
+
 def nobody_reads() -> None:
     """What the process prints goes into a pipe that nobody reads any more, as after ``| head``."""
     reading, writing = os.pipe()

@@ -206,7 +206,9 @@ def _exit_status(candidates: Sequence[Candidate], outcomes: Mapping[str, Outcome
     if by_hand := [status for status in ended if status in stopped]:
         return by_hand[0] or 1
     states = {end_state(one, outcomes)[0] for one in candidates}
-    return int(bool(states & {"failed", "bad", "not started"}) or bool(ended - {0, None}))
+    # A launcher of Hydra's may not say how one ended whose process was killed.
+    undone = {"failed", "bad", "not started", "interrupted"}
+    return int(bool(states & undone) or bool(ended - {0, None}))
 
 
 def _check_launcher(launcher: SiblingLauncher, wanted: Sequence[Candidate], fanout: Fanout) -> None:

@@ -19,7 +19,7 @@ from blake3 import blake3
 from torch import Tensor, nn
 
 from launcher.errors import ConfigError, LauncherError, RunFailed, in_one_line
-from launcher.training.rendezvous import ALONE, Place, choose_interface, met
+from launcher.training.rendezvous import ALONE, LOST, Place, choose_interface, met, word_of_end
 
 _T = TypeVar("_T")
 _TIMEOUT = datetime.timedelta(hours=1)
@@ -140,11 +140,16 @@ class Ranks:
             raise self._lost(error) from error
 
     def _lost(self, error: RuntimeError) -> RunFailed:
-        said, deadline = "A process that trains the run with others has ended.", time.monotonic() + 1
+        said, deadline = f"{LOST}.", time.monotonic() + 1
+        meeting = self._place.meeting if self._place.here else None
+        word = word_of_end(meeting) if meeting is not None else None
         with contextlib.suppress(RuntimeError):
             while self.first and time.monotonic() < deadline:
                 if self._store.check([_FAILURE]):
                     said = self._store.get(_FAILURE).decode()
+                    break
+                if word is not None and word.is_file():
+                    said = f"{LOST}: {word.read_text()}."
                     break
                 time.sleep(0.05)
         return _PeerLost(

@@ -28,9 +28,10 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from launcher.errors import LauncherError, RunFailed
+from launcher.files import write_text
 from launcher.handlers import Handling
 from launcher.training.device import prepared
-from launcher.training.rendezvous import MEETING
+from launcher.training.rendezvous import LOST, MEETING, word_of_end
 from launcher.training.signals import ASKING, Interruption
 
 _T = TypeVar("_T")
@@ -91,7 +92,10 @@ def start_ranks(
         for number in tuple(asked):  # While some were not there yet.
             for one in ranks:
                 _send(one.process, number)
-        results = _awaited(ranks)
+        try:
+            results = _awaited(ranks, word_of_end(meeting))
+        finally:
+            word_of_end(meeting).unlink(missing_ok=True)
     codes = [one.process.exitcode or 0 for one in ranks]
     pids = [one.process.pid for one in ranks]
     return _outcome(results.get(0), codes, pids, asked)  # type: ignore[no-any-return]
@@ -158,8 +162,8 @@ def _send(process: BaseProcess, number: int) -> None:
             os.kill(process.pid, number)
 
 
-def _awaited(ranks: list[_Rank]) -> dict[int, tuple[Any, Exception | None]]:
-    """What each rank sent before it ended; all have ended."""
+def _awaited(ranks: list[_Rank], word: Path) -> dict[int, tuple[Any, Exception | None]]:
+    """What each rank sent before it ended; all have ended. ``word`` names the first that a signal ended."""
     results: dict[int, tuple[Any, Exception | None]] = {}
     deadline: float | None = None
     open_ends: dict[Any, int] = {one.result: rank for rank, one in enumerate(ranks)}
@@ -174,6 +178,7 @@ def _awaited(ranks: list[_Rank]) -> dict[int, tuple[Any, Exception | None]]:
             elif (process := alive.pop(ready, None)) is not None:
                 process.join()
                 if process.exitcode != 0 and deadline is None:
+                    _tell(word, [one.process for one in ranks].index(process), process)
                     deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             for process in alive.values():
@@ -181,14 +186,21 @@ def _awaited(ranks: list[_Rank]) -> dict[int, tuple[Any, Exception | None]]:
     return results
 
 
+def _tell(word: Path, rank: int, process: BaseProcess) -> None:
+    if process.exitcode is not None and process.exitcode < 0:
+        with contextlib.suppress(OSError):  # Rank 0 looks there, for the record.
+            write_text(word, _ended_by(rank, process.pid, process.exitcode))
+
+
+def _ended_by(rank: int, pid: int | None, code: int) -> str:
+    return f"rank {rank} (process {pid}) was ended by {signal.Signals(-code).name}"
+
+
 def _outcome(
     result: tuple[Any, Exception | None] | None, codes: list[int], pids: list[int | None], asked: list[int]
 ) -> Any:
     killed = [rank for rank, code in enumerate(codes) if code < 0 and -code not in asked]
-    told = "; ".join(
-        f"rank {rank} (process {pids[rank]}) was ended by {signal.Signals(-codes[rank]).name}"
-        for rank in killed
-    )
+    told = "; ".join(_ended_by(rank, pids[rank], codes[rank]) for rank in killed)
     if result is not None and result[1] is None:
         return result[0]
     if result is not None:
@@ -199,8 +211,7 @@ def _outcome(
         raise error
     if told:
         raise RunFailed(
-            "A process that trains the run with others has ended.",
-            found=told,
+            f"{LOST}: {told}.",
             do="give the same command again: it goes on from the newest whole checkpoint",
         )
     raise SystemExit(codes[0] if codes[0] >= 0 else 128 - codes[0])

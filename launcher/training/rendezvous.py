@@ -20,10 +20,17 @@ from launcher.files import read_json_object, write_json
 
 MEETING = "LAUNCHER_RENDEZVOUS"
 """Environment variable: the file by which ranks that were started here find each other."""
+LOST = "A process that trains the run with others has ended"
+"""What is said of a run one of whose ranks is gone."""
 _INTERFACE_ADDRESS = 0x8915
 """``SIOCGIFADDR``, of Linux."""
 LIMIT_SECONDS = 300.0
 """How long ranks wait for each other: SLURM may start them minutes apart."""
+
+
+def word_of_end(meeting: str | Path) -> Path:
+    """The file in which who started the ranks says by what one of them was ended."""
+    return Path(f"{Path(meeting).parent}-ended")
 
 
 @dataclass(frozen=True)

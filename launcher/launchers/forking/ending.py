@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from pathlib import Path
 
 from launcher.checkpoint.store import newest_step
@@ -13,6 +14,8 @@ from launcher.layout import RunDirectory
 from launcher.lease import Lease, holder
 from launcher.lineage import RunRecord, State, read_run, utc_now
 from launcher.messages import first_line
+
+_RANKS_DIE_SECONDS = 1.0
 
 
 def describe(ended: Ended) -> str:
@@ -72,10 +75,20 @@ def settle(directory: Path, ended: Ended, asked: bool) -> str:
     if ended.killed_by is None and not asked:
         said = [line for line in last_lines(RunDirectory(directory).log, 200) if line.startswith("error: ")]
         reason = "; ".join([reason, *(said[-1:] if not ended.untold else [first_line(ended.untold)])])
-    there = holder(RunDirectory(directory))
-    if there is None or not there.alive:
+    if not _lives_on(directory, ended):
         _record(directory, "interrupted" if asked else "failed", None if asked else reason)
     return reason
+
+
+def _lives_on(directory: Path, ended: Ended) -> bool:
+    """Whether a process has the run although the one that was started has ended."""
+    # The ranks of one that was killed die with it, a moment later.
+    deadline = time.monotonic() + (_RANKS_DIE_SECONDS if ended.killed_by is not None else 0)
+    while (there := holder(RunDirectory(directory))) is not None and there.alive:
+        if time.monotonic() >= deadline:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def left_to(ended: Ended, directory: Path) -> str:
