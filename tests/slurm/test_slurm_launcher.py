@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError
 from launcher.launchers.jobs import submit as slurm_submit
+from launcher.launchers.jobs.limits import accounts
 from launcher.launchers.jobs.queries import SlurmError, accounted, certain_states, states
 from launcher.launchers.jobs.submit import world_size
 from launcher.launchers.sibling import Sibling, read_launch
@@ -104,6 +106,13 @@ def test_what_slurm_would_refuse_is_refused_before(
     assert error.what.startswith(what)
     assert error.expected is None or (expected or "") in error.expected
     assert on_slurm.slurm.jobs() == []
+
+
+def test_accounts_are_those_of_who_asks(on_slurm: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USER", raising=False)
+    mine = f"user={pwd.getpwuid(os.getuid()).pw_name}"
+    there = on_slurm.slurm.run("sacctmgr", "-nP", "show", "assoc", mine, "format=account,qos").split()
+    assert accounts() == sorted(f"{one.replace('|', ' (')})" for one in there)
 
 
 def test_what_slurm_can_do_is_not_refused(on_slurm: Launched) -> None:
