@@ -18,6 +18,7 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError, PreflightFailed, RunsElsewhere
 from launcher.fanout.canary import canary_first, why_not
 from launcher.fanout.check import Candidate
+from launcher.fanout.status import UNDER_WAY
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
 from launcher.fanout.written import (
     Fanout,
@@ -30,7 +31,7 @@ from launcher.fanout.written import (
     write_launches,
 )
 from launcher.findings import finding_of, render_findings
-from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.launchers.sibling import Attaching, Describing, Outcome, RunSibling, Sibling, SiblingLauncher
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
 
@@ -121,6 +122,7 @@ def launch(
     returned: list[Any] = []
     outcomes: dict[str, Outcome] = {}
     leaving: BaseException | None = None
+    under_way = [sibling_of(one, fanout) for one in candidates if one.good and one.there.state in UNDER_WAY]
     if wanted:
         if isinstance(launcher, SiblingLauncher):
             _check_launcher(launcher, wanted, fanout)
@@ -134,6 +136,8 @@ def launch(
         outcomes = {each.id: each for each in ended}
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
+    if under_way and leaving is None and isinstance(launcher, Attaching):
+        outcomes.update({each.id: each for each in launcher.attach(under_way, settings)})
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if isinstance(launcher, SiblingLauncher):
         # Nothing was trained in this process, and it ends now. Python would look for garbage in all that

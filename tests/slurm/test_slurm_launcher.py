@@ -60,14 +60,28 @@ def test_siblings_of_an_array_end_as_runs_alone_do(
     assert len({read_launch(sibling.directory).code for sibling in siblings}) == 1
 
 
-def test_siblings_through_the_whole_door(on_slurm: Launched) -> None:
+def test_siblings_through_the_whole_door_whose_launching_shell_is_killed(on_slurm: Launched) -> None:
     tiny = on_slurm.tiny
-    on_slurm.hurry()
     typed = ("-m", "seed=1,2", *LENGTH, "hydra/launcher=slurm", "hydra.launcher.wait=true")
     there = {**on_slurm.slurm.environment(), SLOW_UNTIL: str(on_slurm.hurried)}
-    ended = tiny.launch(*typed, environment=there)
+    shell = tiny.start(*typed, environment=there)
+    on_slurm.wait(
+        lambda: [run.record.state for run in tiny.runs()] == ["running"] * 2, "both siblings have begun"
+    )
+    os.kill(shell.pid, signal.SIGKILL)
+    assert shell.end().status == 128 + signal.SIGKILL
+    again = tiny.start(*typed, environment=there)
+    said = Path(again.streams.name, "err")
+    on_slurm.wait(lambda: said.exists() and said.read_text().count("is running already") == 2, "it attaches")
+    one = tiny.runs()[0].id
+    follow = ("logs", one, "-f", f"--outputs={tiny.outputs}")
+    logs = tiny.start(*follow, module="launcher.cli", environment=there)
+    on_slurm.hurry()
+    ended = again.end()
     assert ended.status == 0, ended.said
     assert [run.record.state for run in tiny.runs()] == ["finished", "finished"]
+    assert [len(run.record.starts) for run in tiny.runs()] == [1, 1]
+    assert f"{one} (finished)" in logs.end().out
     assert {digest(run, STEPS) for run in tiny.runs()} == {
         undisturbed(on_slurm.hurried.parent, f"seed={seed}") for seed in (1, 2)
     }
