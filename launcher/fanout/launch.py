@@ -122,7 +122,6 @@ def launch(
     returned: list[Any] = []
     outcomes: dict[str, Outcome] = {}
     leaving: BaseException | None = None
-    under_way = [sibling_of(one, fanout) for one in candidates if one.good and one.there.state in UNDER_WAY]
     if wanted:
         if isinstance(launcher, SiblingLauncher):
             _check_launcher(launcher, wanted, fanout)
@@ -136,8 +135,8 @@ def launch(
         outcomes = {each.id: each for each in ended}
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
-    if under_way and leaving is None and isinstance(launcher, Attaching):
-        outcomes.update({each.id: each for each in launcher.attach(under_way, settings)})
+    if leaving is None and isinstance(launcher, Attaching):
+        outcomes.update(_attached(candidates, fanout, settings, launcher))
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if isinstance(launcher, SiblingLauncher):
         # Nothing was trained in this process, and it ends now. Python would look for garbage in all that
@@ -148,6 +147,14 @@ def launch(
     if status := _exit_status(candidates, outcomes):
         raise SystemExit(status)
     return returned
+
+
+def _attached(
+    candidates: Sequence[Candidate], fanout: Fanout, settings: FanoutConfig, launcher: Attaching
+) -> dict[str, Outcome]:
+    """How siblings ended that an earlier launch submitted, as far as the launcher waited for them."""
+    under_way = [sibling_of(one, fanout) for one in candidates if one.good and one.there.state in UNDER_WAY]
+    return {each.id: each for each in launcher.attach(under_way, settings)} if under_way else {}
 
 
 @dataclass(frozen=True)
