@@ -18,6 +18,7 @@ from launcher.config import FanoutConfig
 from launcher.errors import LauncherError, PreflightFailed, RunsElsewhere
 from launcher.fanout.canary import canary_first, why_not
 from launcher.fanout.check import Candidate
+from launcher.fanout.status import UNDER_WAY
 from launcher.fanout.table import dry_run_table, end_state, end_table, findings_by_sibling
 from launcher.fanout.written import (
     Fanout,
@@ -31,7 +32,7 @@ from launcher.fanout.written import (
 )
 from launcher.findings import finding_of, render_findings
 from launcher.launchers.plugins import PARALLELISM
-from launcher.launchers.sibling import Describing, Outcome, RunSibling, Sibling, SiblingLauncher
+from launcher.launchers.sibling import Attaching, Describing, Outcome, RunSibling, Sibling, SiblingLauncher
 from launcher.layout import SCRATCH, RunDirectory
 from launcher.messages import print_in_red
 
@@ -135,6 +136,8 @@ def launch(
         outcomes = {each.id: each for each in ended}
         if leaving is not None or not getattr(launcher, "remote", False):
             _settle(siblings, outcomes)
+    if leaving is None and isinstance(launcher, Attaching):
+        outcomes.update(_attached(candidates, fanout, settings, launcher))
     Console(highlight=False, width=max(Console().width, 120)).print(end_table(candidates, outcomes))
     if isinstance(launcher, SiblingLauncher):
         # Nothing was trained in this process, and it ends now. Python would look for garbage in all that
@@ -145,6 +148,14 @@ def launch(
     if status := _exit_status(candidates, outcomes):
         raise SystemExit(status)
     return returned
+
+
+def _attached(
+    candidates: Sequence[Candidate], fanout: Fanout, settings: FanoutConfig, launcher: Attaching
+) -> dict[str, Outcome]:
+    """How siblings ended that an earlier launch submitted, as far as the launcher waited for them."""
+    under_way = [sibling_of(one, fanout) for one in candidates if one.good and one.there.state in UNDER_WAY]
+    return {each.id: each for each in launcher.attach(under_way, settings)} if under_way else {}
 
 
 @dataclass(frozen=True)

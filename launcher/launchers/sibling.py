@@ -199,6 +199,15 @@ class SiblingLauncher(Protocol):
 
 
 @runtime_checkable
+class Attaching(Protocol):
+    """A launcher that can wait for siblings that an earlier launch submitted."""
+
+    def attach(self, siblings: Sequence[Sibling], fanout: FanoutConfig) -> list[Outcome]:
+        """How they ended; none where nobody is to wait."""
+        ...
+
+
+@runtime_checkable
 class Describing(Protocol):
     """A launcher that can show what it would submit."""
 

@@ -177,6 +177,15 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
             log.info("The canary %s is SLURM job %s.", siblings[0].id, gate)
         return self._outcomes(siblings, arrays, fanout)
 
+    def attach(self, siblings: Sequence[Sibling], fanout: FanoutConfig) -> list[Outcome]:
+        """Wait, with ``wait=true``, for jobs that an earlier launch submitted."""
+        if not self.settings.get("wait"):
+            return []
+        launches = {one.id: read_launch(one.directory) for one in siblings}
+        jobs = {name: one.job_id for name, one in launches.items() if one.job_id and one.launcher == "slurm"}
+        there = [one for one in siblings if one.id in jobs]
+        return list(wait_for(there, jobs, fanout.stop_on_failure).values())
+
     def _outcomes(
         self, siblings: Sequence[Sibling], arrays: Sequence[Array], fanout: FanoutConfig
     ) -> list[Outcome]:

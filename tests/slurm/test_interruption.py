@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.fanout.status import status_of
 from launcher.launchers.jobs.queries import release, requeue, show_job, states
 from launcher.launchers.sibling import Sibling
 from launcher.layout import RunDirectory
@@ -38,6 +39,7 @@ def preempt(on_slurm: Launched, *siblings: Sibling) -> list[bool]:
         )
     jobs = [on_slurm.job(sibling) for sibling in siblings]
     told = states(jobs)
+    assert [told[job].restarts for job in jobs] == [1] * len(jobs)
     for other in others:
         on_slurm.slurm.run("scancel", other)
     return [told[job].preempted for job in jobs]
@@ -65,6 +67,7 @@ def finish(on_slurm: Launched, siblings: dict[int, Sibling]) -> None:
         on_slurm.check_undisturbed(sibling, seed)
         starts = on_slurm.run(sibling).record.starts
         assert {one.job_id for one in starts} == {on_slurm.job(sibling)}
+        assert status_of(RunDirectory(sibling.directory)).requeues >= 1
 
 
 def test_preemption_time_limit_requeue_and_cancellation(on_slurm: Launched) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from launcher.config import FanoutConfig
 from launcher.errors import ConfigError
 from launcher.launchers.jobs import submit as slurm_submit
+from launcher.launchers.jobs.limits import accounts
 from launcher.launchers.jobs.queries import SlurmError, accounted, certain_states, states
 from launcher.launchers.jobs.submit import world_size
 from launcher.launchers.sibling import Sibling, read_launch
@@ -58,14 +60,28 @@ def test_siblings_of_an_array_end_as_runs_alone_do(
     assert len({read_launch(sibling.directory).code for sibling in siblings}) == 1
 
 
-def test_siblings_through_the_whole_door(on_slurm: Launched) -> None:
+def test_siblings_through_the_whole_door_whose_launching_shell_is_killed(on_slurm: Launched) -> None:
     tiny = on_slurm.tiny
-    on_slurm.hurry()
     typed = ("-m", "seed=1,2", *LENGTH, "hydra/launcher=slurm", "hydra.launcher.wait=true")
     there = {**on_slurm.slurm.environment(), SLOW_UNTIL: str(on_slurm.hurried)}
-    ended = tiny.launch(*typed, environment=there)
+    shell = tiny.start(*typed, environment=there)
+    on_slurm.wait(
+        lambda: [run.record.state for run in tiny.runs()] == ["running"] * 2, "both siblings have begun"
+    )
+    os.kill(shell.pid, signal.SIGKILL)
+    assert shell.end().status == 128 + signal.SIGKILL
+    again = tiny.start(*typed, environment=there)
+    said = Path(again.streams.name, "err")
+    on_slurm.wait(lambda: said.exists() and said.read_text().count("is running already") == 2, "it attaches")
+    one = tiny.runs()[0].id
+    follow = ("logs", one, "-f", f"--outputs={tiny.outputs}")
+    logs = tiny.start(*follow, module="launcher.cli", environment=there)
+    on_slurm.hurry()
+    ended = again.end()
     assert ended.status == 0, ended.said
     assert [run.record.state for run in tiny.runs()] == ["finished", "finished"]
+    assert [len(run.record.starts) for run in tiny.runs()] == [1, 1]
+    assert f"{one} (finished)" in logs.end().out
     assert {digest(run, STEPS) for run in tiny.runs()} == {
         undisturbed(on_slurm.hurried.parent, f"seed={seed}") for seed in (1, 2)
     }
@@ -104,6 +120,13 @@ def test_what_slurm_would_refuse_is_refused_before(
     assert error.what.startswith(what)
     assert error.expected is None or (expected or "") in error.expected
     assert on_slurm.slurm.jobs() == []
+
+
+def test_accounts_are_those_of_who_asks(on_slurm: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("USER", raising=False)
+    mine = f"user={pwd.getpwuid(os.getuid()).pw_name}"
+    there = on_slurm.slurm.run("sacctmgr", "-nP", "show", "assoc", mine, "format=account,qos").split()
+    assert accounts() == sorted(f"{one.replace('|', ' (')})" for one in there)
 
 
 def test_what_slurm_can_do_is_not_refused(on_slurm: Launched) -> None:

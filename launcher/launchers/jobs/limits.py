@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from dataclasses import dataclass, field
 
@@ -90,10 +91,10 @@ def largest_array() -> int:
 
 def accounts() -> list[str]:
     """``account (qos,qos)`` of each that this user may charge; empty without accounting."""
-    user = os.environ.get("USER") or str(os.getuid())
     try:
+        user = pwd.getpwuid(os.getuid()).pw_name  # USER may be unset, or somebody else's after `su`.
         lines = ask("sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=account,qos").splitlines()
-    except (SlurmError, ConfigError):
+    except (SlurmError, ConfigError, KeyError):
         return []
     return sorted({"{} ({})".format(*line.split("|", maxsplit=1)) for line in lines if "|" in line})
 
