@@ -27,6 +27,8 @@ class RunIdentity:
     """What the run is among its siblings."""
     directory: Path
     """The run's directory; a tracker writes below it and nowhere else."""
+    group_source: str | None = None
+    """Where the group came from."""
     project: str | None = None
     """Project; None: the tracker's environment, then the launcher's default."""
     entity: str | None = None

@@ -32,10 +32,10 @@ def require_whole(path: Path) -> None:
 
 def _has_its_end(path: Path) -> bool:
     from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     try:
-        return Record.FromString(_last_record(path)).HasField("exit")
+        return bool(Record.FromString(_last_record(path)).HasField("exit"))
     except (FileNotFoundError, DecodeError):
         return False
 
