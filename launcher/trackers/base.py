@@ -27,8 +27,6 @@ class RunIdentity:
     """What the run is among its siblings."""
     directory: Path
     """The run's directory; a tracker writes below it and nowhere else."""
-    group_source: str | None = None
-    """Where the group came from."""
     project: str | None = None
     """Project; None: the tracker's environment, then the launcher's default."""
     entity: str | None = None
@@ -53,6 +51,8 @@ class RunIdentity:
     """Of a branch: its trunk's id, and the branch point's step in the trunk's numbering and in its own."""
     input: str | None = None
     """Of a branch whose branch point is an artifact in W&B: ``entity/project/name:version``."""
+    group_source: str | None = None
+    """Where the group came from."""
 
 
 @dataclass(frozen=True)
