@@ -272,8 +272,11 @@ class Recording:
         )
 
     def _identity(self, resumed: bool) -> RunIdentity:
+        told = identity_of(self.plan)
         return replace(
-            identity_of(self.plan),
+            told,
+            # What launches a sibling hands it the group as a setting; its record says where it came from.
+            group_source=self.record.group_source if self.plan.kind == "branch" else told.group_source,
             resumed=resumed,
             known=dict(self.record.trackers),
             last_logged_step=self._trackers.metrics.last_step,

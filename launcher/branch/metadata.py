@@ -62,6 +62,7 @@ def identity_of(plan: Plan) -> RunIdentity:
         id=plan.id,
         name=plan.id,
         group=plan.tracker_group,
+        group_source=_group_source(plan),
         job_type=plan.job_type,
         directory=plan.directory.path,
         project=tracking.project,
@@ -71,3 +72,10 @@ def identity_of(plan: Plan) -> RunIdentity:
         config=tracker_config(plan),
         alone=plan.config.fanout.id is None,
     )
+
+
+def _group_source(plan: Plan) -> str | None:
+    """Where the group that trackers are told came from; a trunk's is not that of its directory."""
+    if plan.tracker_group is None or plan.kind == "branch":
+        return plan.group_source if plan.tracker_group is not None else None
+    return "tracking.group" if plan.config.tracking.group is not None else "WANDB_RUN_GROUP"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from launcher.layout import SCRATCH, TRUNKS, RunDirectory, legal_name
 
 def from_scratch(name: str, why: str | None) -> str:
     """What is said of a run that trains from scratch because its branch point cannot be had."""
-    lines = (why or "").splitlines()
     return (
         f"{name} is trained FROM SCRATCH (branch.on_unavailable=scratch), outside the branch's group: "
-        f"{lines[0] if lines else 'there is no branch point'}"
+        f"{why_unavailable(why) or 'there is no branch point'}"
     )
+
+
+def why_unavailable(message: str | None) -> str:
+    """What was tried for a branch point and why it failed: its error without what could be done."""
+    lines = (message or "").splitlines()
+    return "\n".join(takewhile(lambda line: not line.startswith("  to do:"), lines))
 
 
 def typed_leaves(declared: Declared, config: Config) -> dict[str, tuple[Any, Any]]:

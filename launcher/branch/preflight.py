@@ -12,6 +12,7 @@ from launcher.branch.effect import build_task, effect_findings, note_effect
 from launcher.branch.fit import fit_findings
 from launcher.branch.foreign import foreign_findings
 from launcher.branch.frozen import frozen_findings
+from launcher.branch.naming import why_unavailable
 from launcher.branch.plan import Plan
 from launcher.branch.record import new_record, resharded
 from launcher.branch.room import nearest, need, no_room
@@ -55,9 +56,8 @@ def preflight(
     findings = _place(plan) + _trackers(plan)
     findings += script_findings(plan, task) if isinstance(task, OwnLoop) else _shares(plan, task, model)
     if plan.unavailable is not None:
-        findings.append(
-            Finding("warning", "branch", plan.unavailable.splitlines()[0], "a branch point", "from scratch")
-        )
+        tried = why_unavailable(plan.unavailable)
+        findings.append(Finding("warning", "branch", tried, "a branch point", "from scratch"))
     if plan.point is not None:
         manifest = plan.point.manifest
         findings += [Finding("warning", "branch", place.splitlines()[0]) for place in plan.point.passed_over]

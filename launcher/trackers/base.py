@@ -51,6 +51,8 @@ class RunIdentity:
     """Of a branch: its trunk's id, and the branch point's step in the trunk's numbering and in its own."""
     input: str | None = None
     """Of a branch whose branch point is an artifact in W&B: ``entity/project/name:version``."""
+    group_source: str | None = None
+    """Where the group came from."""
 
 
 @dataclass(frozen=True)

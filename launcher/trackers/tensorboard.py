@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
 _FILES = "events.out.tfevents.*"
-_NOT_SHOWN = ("branched_from_checkpoint", "branched_from_sha256", "branch_unavailable")
-"""Metadata too long for a column, and equal for all siblings."""
+_NOT_SHOWN = (
+    "branched_from_checkpoint", "branched_from_sha256", "branched_from_format", "branched_from_metrics",
+    "branch_unavailable",
+)  # fmt: skip
+"""Metadata too long for a column, or one column a metric, and equal for all siblings."""
 
 
 class TensorboardTracker:
@@ -109,7 +112,7 @@ class TensorboardTracker:
 
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, float | str | bool]:
     """What the HParams tab compares: everything that decides what is computed, and the branch point."""
-    flat = {key: value for key, value in compared(config).items() if key not in _NOT_SHOWN}
+    flat = {key: value for key, value in compared(config).items() if key.split(".")[0] not in _NOT_SHOWN}
     return {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for key, value in flat.items()

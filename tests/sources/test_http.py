@@ -234,6 +234,7 @@ class TestBranch:
         assert len(served.asked) - asked == asked, "each sibling looked for it again"
         assert ended.err.count("FROM SCRATCH") >= 2
         assert "\x1b[1;31m" in ended.err
+        assert " ".join(ended.err.split()).count("404") >= 2, "why it failed is not told"
         for run in empty.runs():
             assert (run.record.kind, run.record.group, run.record.parent) == ("scratch", "scratch", None)
             assert "fallback-from-scratch" in run.record.tags

@@ -69,7 +69,8 @@ class TestFanout:
             assert (told["source"], told["loss"]["facts"]["loss"]) == ("paper", "l1")
             assert told["branched_from_metrics"] == parent.metrics
             assert run.record.trackers["wandb"].startswith(server.url)
-            assert run.record.trackers["wandb_settings"]["mode"] == "online"
+            settings = run.record.trackers["wandb_settings"]
+            assert (settings["mode"], settings["sources"]["group"]) == ("online", "checkpoint")
             assert "wandb_dropped" not in run.record.trackers
             whole(stored, run.directory)
         rates = {server.run(run.id).values["optimizer"]["lr"] for run in branches}
@@ -127,6 +128,20 @@ def test_a_run_from_scratch_is_not_among_the_siblings(
     stored = server.run(run.id)
     assert (stored.group, stored.job_type) == (None, "scratch")
     assert "fallback-from-scratch" in stored.tags
+    assert run.record.trackers["wandb_settings"]["sources"]["group"] == "nothing"
+
+
+def test_what_named_the_group_is_written_down(
+    tiny: Tiny, server: WandbServer, environment: dict[str, str]
+) -> None:
+    environment["WANDB_RUN_GROUP"] = "theirs"
+    ended = tiny.launch("-m", POINT, "optimizer.lr=0.002", "tracker=wandb", environment=environment)
+    assert ended.status == 0, ended.err
+    trunk = tiny.train("seed=7", "tracker=wandb", environment=environment)
+    [sibling] = [run for run in tiny.runs() if run.record.kind == "branch"]
+    for run in (trunk, sibling):
+        assert server.run(run.id).group == "theirs"
+        assert run.record.trackers["wandb_settings"]["sources"]["group"] == "WANDB_RUN_GROUP"
 
 
 @pytest.mark.parametrize("does", ["status", "hang"])

@@ -313,13 +313,14 @@ class TestSources:
             "WANDB_NAME": "shown", "WANDB_JOB_TYPE": "theirs", "WANDB_NOTES": "from outside",
             "WANDB_TAGS": "x, y", "WANDB_PROJECT": "p", "WANDB_ENTITY": "team", "WANDB_RUN_ID": "not-taken",
         }  # fmt: skip
-        told = described(identity(tmp_path, notes=None), environment)
+        told = described(identity(tmp_path, notes=None, group_source="checkpoint"), environment)
         assert (told.arguments["name"], told.arguments["job_type"]) == ("shown", "theirs")
         assert (told.arguments["notes"], told.arguments["id"]) == ("from outside", "fixed-1a2b3c4d")
         assert told.arguments["tags"] == ["from-checkpoint", "fixed-spectrum", "x", "y"]
         assert told.sources == {
             "id": "run id", "name": "WANDB_NAME", "job_type": "WANDB_JOB_TYPE", "notes": "WANDB_NOTES",
             "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "tags": "factors and config and WANDB_TAGS",
+            "group": "checkpoint",
         }  # fmt: skip
 
     def test_what_is_in_the_config_wins(self, tmp_path: Path) -> None:

@@ -31,12 +31,11 @@ def require_whole(path: Path) -> None:
 
 
 def _has_its_end(path: Path) -> bool:
-    from google.protobuf.message import DecodeError
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     try:
-        return Record.FromString(_last_record(path)).HasField("exit")
-    except (FileNotFoundError, DecodeError):
+        return bool(Record.FromString(_last_record(path)).HasField("exit"))
+    except Exception:  # There is no file yet, or no message in it: an error of protobuf's own.
         return False
 
 

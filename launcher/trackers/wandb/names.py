@@ -41,9 +41,9 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
     """Who a run is in W&B.
 
     What is set in the config wins over W&B's environment variables, and those over what the launcher derives.
-    Tags are put together from all three. The group comes resolved already: see ``group_source`` in the run
-    record. The id is the run's own, so that a requeued job finds itself again. Only what an agent of a W&B
-    sweep started has the id that the agent was given: the sweep knows it by no other.
+    Tags are put together from all three. The group comes resolved already. The id is the run's own, so that
+    a requeued job finds itself again. Only what an agent of a W&B sweep started has the id that the agent was
+    given: the sweep knows it by no other.
     """
     sources: dict[str, str] = {}
 
@@ -66,6 +66,7 @@ def described(identity: RunIdentity, environment: Mapping[str, str]) -> Describe
         "project": chosen("project", "WANDB_PROJECT", identity.project, (DEFAULT_PROJECT, "default")),
         "entity": chosen("entity", "WANDB_ENTITY", identity.entity, (None, "")),
     }
+    sources["group"] = identity.group_source or "nothing"
     sources["notes"] = sources["notes"].replace("tracking.", "branch.")
     more = [tag.strip() for tag in environment.get("WANDB_TAGS", "").split(",")]
     tags = [tag for tag in (*identity.tags, *more) if tag]
