@@ -194,7 +194,8 @@ class SlurmLauncher(SubmititSlurmLauncher):  # type: ignore[misc]
             for array in arrays
             for index, sibling in enumerate(array.siblings)
         }
-        log.info("Submitted %d siblings as SLURM job %s.", len(jobs), ", ".join(one.job for one in arrays))
+        ids = ", ".join(one.job for one in arrays)
+        log.info("Submitted %d sibling%s as SLURM job %s.", len(jobs), "" if len(jobs) == 1 else "s", ids)
         known = {}
         if self.settings.get("wait"):
             known = wait_for([one for one in siblings if one.id in jobs], jobs, fanout.stop_on_failure)

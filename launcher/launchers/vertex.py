@@ -183,7 +183,7 @@ def _submitted(jobs: Sequence[PlannedJob], where: str) -> dict[str, Outcome]:
                 refused = f"not started: {error.what}"
         outcomes.update({one.id: Outcome(one.id, 1, refused) for one in job.siblings})
     count = sum(outcome.status is None for outcome in outcomes.values())
-    log.info("Submitted %d siblings to Vertex AI, %s.", count, where)
+    log.info("Submitted %d sibling%s to Vertex AI, %s.", count, "" if count == 1 else "s", where)
     return outcomes
 
 
