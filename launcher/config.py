@@ -215,6 +215,8 @@ class FanoutConfig:
     """Set by the sweeper: the branch point as PATH@SHA256, the same for all siblings."""
     source: str | None = None
     """Set by the sweeper: where that was fetched from, with a version instead of ``latest``."""
+    unavailable: str | None = None
+    """Set by the sweeper: why there is no branch point, of siblings from scratch."""
     repeat: int = 1
     """Set by the sweeper: which one of several runs of the same signature this is."""
     id: str | None = None

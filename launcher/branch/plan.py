@@ -138,8 +138,7 @@ def _planned(
         return _from_nothing("trunk", config, declared, None, environment)
     handed = config.fanout.point
     if handed == SCRATCH:
-        unavailable = "The branch point could not be had when the siblings were launched."
-        return _from_nothing("scratch", config, declared, unavailable, environment)
+        return _from_nothing("scratch", config, declared, config.fanout.unavailable, environment)
     try:
         if isinstance(point, BranchPointUnavailable):
             raise copy.copy(point)

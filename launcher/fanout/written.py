@@ -78,6 +78,7 @@ def launched_config(one: Candidate, fanout: Fanout) -> Config:
         id=fanout.id,
         point=point,
         source=source,
+        unavailable=planned.unavailable if point == SCRATCH else None,
         signature=planned.signature,
         if_exists="resume",
         code=fanout.code,
@@ -96,10 +97,9 @@ def handed_overrides(config: Config) -> list[str]:
         for key in ("code", "looks", "allow", "trial")
         if (value := getattr(fanout, key))
     ]
-    if fanout.point is not None:
-        said.append(override("fanout.point", fanout.point))
-    if fanout.source is not None:
-        said.append(override("fanout.source", fanout.source))
+    for key in ("point", "source", "unavailable"):
+        if (value := getattr(fanout, key)) is not None:
+            said.append(override(f"fanout.{key}", value))
     if config.tracking.group is not None:
         said.append(override("tracking.group", config.tracking.group))
     if config.launch.nproc != 1:

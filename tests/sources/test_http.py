@@ -234,8 +234,13 @@ class TestBranch:
         assert len(served.asked) - asked == asked, "each sibling looked for it again"
         assert ended.err.count("FROM SCRATCH") >= 2
         assert "\x1b[1;31m" in ended.err
-        assert " ".join(ended.err.split()).count("404") >= 2, "why it failed is not told"
+        # Of each sibling by the launch, and by itself.
+        said = " ".join(ended.err.split())
+        assert said.count("group: The branch point cannot be had from any of 2 places") == 4
         for run in empty.runs():
             assert (run.record.kind, run.record.group, run.record.parent) == ("scratch", "scratch", None)
             assert "fallback-from-scratch" in run.record.tags
             assert run.record.job_type.startswith("scratch-lr-0.00")
+            [told] = run.record.findings
+            assert f"{gone}: It cannot be fetched: the server answered 404" in told["found"]
+            assert f"{empty.outputs}/none.pt: There is no such checkpoint" in told["found"]

@@ -124,8 +124,11 @@ def test_a_run_from_scratch_is_not_among_the_siblings(
     tiny: Tiny, server: WandbServer, environment: dict[str, str]
 ) -> None:
     asked = ("branch.from_step=25", "branch.on_unavailable=scratch", "tracker=wandb", "tracking.group=mine")
-    run = tiny.train(*asked, environment={**environment, "WANDB_RUN_GROUP": "theirs"})
+    ended = tiny.launch("-m", *asked, environment={**environment, "WANDB_RUN_GROUP": "theirs"})
+    assert ended.status == 0, ended.err
+    [run] = [run for run in tiny.runs() if run.record.kind == "scratch"]
     stored = server.run(run.id)
+    assert "No run has a checkpoint at step 25" in stored.config["branch_unavailable"]["value"]
     assert (stored.group, stored.job_type) == (None, "scratch")
     assert "fallback-from-scratch" in stored.tags
     assert run.record.trackers["wandb_settings"]["sources"]["group"] == "nothing"
