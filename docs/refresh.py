@@ -79,16 +79,17 @@ def refresh(directory: Path) -> None:
         command = match["command"]
         print(f"$ {command}", flush=True)
         _, output = run(command, directory)
+        if command == PICTURED[-1]:
+            picture(directory)  # What the README runs after that is no part of the demo.
         return f"```console\n$ {command}\n{output}```"
 
     README.write_text(_BLOCK.sub(again, README.read_text()))
     GUIDE.write_text(guide(GUIDE.read_text()))
-    picture(directory)
     screenshot(directory)
 
 
 def picture(directory: Path) -> None:
-    """The end of the demo, as a terminal shows it."""
+    """The end of the demo, as a terminal shows it; its runs are there and no others."""
     with Path(os.devnull).open("w") as nowhere:
         console = Console(record=True, width=WIDTH, file=nowhere, force_terminal=True)
         for command in PICTURED:
