@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -171,8 +171,11 @@ class Recording:
         self._pruned = self._pruning.look(progress.step - self.record.start_step, metrics)
         return self._pruned
 
-    def finish(self, state: State) -> None:
-        """The loop is over: everything onto the disk, then say so in the record."""
+    def finish(self, state: State, hurried: Callable[[], bool]) -> None:
+        """The loop is over: everything onto the disk, then say so in the record.
+
+        ``hurried``: whether a signal asks to stop, so that trackers are not waited for any longer.
+        """
         assert self._trained is not None
         if state == "interrupted" and self._pruned:
             state = "pruned"
@@ -182,7 +185,7 @@ class Recording:
         if ended and self.record.parent is not None:
             last = checkpoint_at(self.plan.directory.checkpoints, self.plan.end_step)
             self._note_weights(self.plan.end_step, read_manifest(last).content)
-        self._end(state, None)
+        self._end(state, None, hurried)
 
     def _note_weights(self, step: int, content: Content) -> None:
         self.record.states[str(step - self.record.start_step)] = content.components[WEIGHTS][:16]
@@ -221,7 +224,7 @@ class Recording:
         with contextlib.suppress(OSError, LauncherError):
             self._end(state, in_one_line(error))
 
-    def _end(self, state: State, error: str | None) -> None:
+    def _end(self, state: State, error: str | None, hurried: Callable[[], bool] = lambda: False) -> None:
         self._bar.stop()
         self._note_saved()
         self._publishing.saved(self._writer.saved)
@@ -229,7 +232,7 @@ class Recording:
         done = state in {"finished", "pruned"}
         self._publishing.end(finished=done)
         ended: Ended = "finished" if done else "failed" if state == "failed" else "interrupted"
-        self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step})
+        self._trackers.finish(ended, {**self.record.metrics, "step": self.record.step}, hurried)
         self.record.state = state
         self.record.error = error
         self.record.seconds += time.monotonic() - self._since

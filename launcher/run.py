@@ -105,7 +105,7 @@ def run(config: Config, declared: Declared, interruption: Interruption | None = 
                 script = config.task.main
                 reached = loop() if script is None else call(script, run_plan, device, loop)
             if isinstance(hooks, Recording):
-                hooks.finish("finished" if reached else "interrupted")
+                hooks.finish("finished" if reached else "interrupted", lambda: stop.asked is not None)
 
         finished = read_run(run_plan.directory.path)
         if ranks.first:

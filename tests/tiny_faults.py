@@ -437,6 +437,21 @@ def plant_best_rate(best: float) -> None:
     TinyTask.evaluate = distance  # type: ignore[method-assign]
 
 
+def stopped_at_the_end() -> None:
+    """A signal asks to stop while the finished run waits for its checkpoints to be up."""
+    from launcher.trackers import worker
+    from launcher.trackers.wandb.artifacts import Uploads
+
+    worker.FINISH_SECONDS = {**worker.FINISH_SECONDS, "interrupted": 0.5}
+    waits = Uploads.finish
+
+    def asked(uploads: Uploads) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        waits(uploads)
+
+    Uploads.finish = asked  # type: ignore[method-assign]
+
+
 def hurried_finish() -> None:
     """Trackers have a second to finish; uploads have their own time."""
     from launcher.trackers import worker

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -99,8 +99,13 @@ class Trackers:
         """Have the logged lines on disk; called before a checkpoint is published."""
         self.metrics.sync()
 
-    def finish(self, state: State, summary: Mapping[str, Any] | None = None) -> None:
-        """End the run everywhere; a second time does nothing.
+    def finish(
+        self,
+        state: State,
+        summary: Mapping[str, Any] | None = None,
+        hurried: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """End the run everywhere; a second time does nothing. ``hurried``: see :meth:`Worker.wait`.
 
         Raises:
             LauncherError: metrics.jsonl cannot be brought to disk.
@@ -114,7 +119,7 @@ class Trackers:
                 worker.finish(state, summary or {})
             since = time.monotonic()
             for worker in self._workers:
-                worker.wait(state, since)
+                worker.wait(state, since, hurried)
         finally:
             collector.thaw()
             self.metrics.close()

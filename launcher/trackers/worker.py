@@ -129,18 +129,23 @@ class Worker:
         self._last = ("finish", self._finish_seconds(state), partial(self.tracker.finish, state, summary))
         self._wake()
 
-    def wait(self, state: State, since: float) -> None:
+    def wait(self, state: State, since: float, hurried: Callable[[], bool]) -> None:
         """Wait for the end of a run that was finished; gives the tracker up where that takes too long.
 
         Args:
             state: how it ended.
             since: when the trackers were told, of :func:`time.monotonic`.
+            hurried: whether a signal asks the process to stop: from then on there is as little time as for an
+                interrupted run.
         """
-        deadline = since + self._finish_seconds(state)
+        deadline, asked = since + self._finish_seconds(state), False
         while self._alive and self._thread.is_alive() and not self._overdue() and time.monotonic() < deadline:
+            if not asked and hurried():
+                asked = True
+                deadline = min(deadline, time.monotonic() + FINISH_SECONDS["interrupted"])
             self._thread.join(0.01)
         if self._alive and self._thread.is_alive():
-            self._give_up_on_time(self._finish_seconds(state))
+            self._give_up_on_time(FINISH_SECONDS["interrupted"] if asked else self._finish_seconds(state))
         self._let_go()
 
     def leave(self) -> None:

@@ -245,6 +245,19 @@ class TestUploads:
         [one] = server.artifacts.of(f"model-{run.id}")
         assert one.aliases >= {"step-40", "last"}
 
+    def test_a_signal_ends_the_wait_for_what_hangs(
+        self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
+    ) -> None:
+        server.misbehave("hang", on="/upload/")
+        ended = tiny.launch(*self.POINT, "checkpoint.artifact=all", environment=environment,
+                            prepare=[tiny_faults.stopped_at_the_end])  # fmt: skip
+        assert ended.status == 0, ended.err
+        assert ended.err.count("wandb failed (finish): TimeoutError: no answer within 0.5 s") == 1
+        run = tiny.run("lr-0.002")
+        assert run.record.state == "finished"
+        told = dict.fromkeys(("30", "40"), "its upload did not end")
+        assert run.record.trackers["wandb_settings"]["not_uploaded"] == told
+
     def test_a_run_that_was_killed_hands_over_what_is_missing(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:

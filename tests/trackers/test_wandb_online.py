@@ -272,7 +272,7 @@ class TestMisbehaving:
         trackers = self.train(tmp_path / "a", server, gone_at=12)
         assert len(warnings_in(caplog)) == 1
         assert "The run is complete without it" in warnings_in(caplog)[0]
-        assert "`launcher sync` uploads what W&B lacks" in warnings_in(caplog)[0]
+        assert "`launcher sync` uploads the steps that W&B lacks" in warnings_in(caplog)[0]
         assert trackers.dropped == {"wandb": 20}
         assert len(read_metrics(tmp_path / "a" / "metrics.jsonl")) == 20
         assert trackers.links

@@ -54,11 +54,18 @@ class Uploads:
         self._thread = threading.Thread(target=self._work, name="wandb uploads", daemon=True)
         self.failed: dict[int, str] = {}
         """Step to why it is not up."""
+        self._under_way: set[int] = set()
         self._thread.start()
 
     def put(self, kept: KeptCheckpoint) -> None:
         """Have it uploaded some time soon."""
+        self._under_way.add(kept.step)
         self._waiting.put(kept)
+
+    def lacking(self) -> dict[str, str]:
+        """Step to why it is not up, with those that are on their way still."""
+        waiting = dict.fromkeys(self._under_way.copy(), "its upload did not end")
+        return {str(step): why for step, why in sorted({**waiting, **self.failed}.items())}
 
     def finish(self) -> None:
         """Wait until everything is up, or has failed."""
@@ -78,17 +85,21 @@ class Uploads:
             self._upload(kept)
 
     def _upload(self, kept: KeptCheckpoint) -> None:
+        name = None
         for pause in (*PAUSES, None):
             try:
                 name = self._log(kept)
                 break
             except Exception as error:
+                if self._stop.is_set():  # It was broken off.
+                    break
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 if pause is None or self._stop.wait(pause):
                     self.failed[kept.step] = reason
                     break
-        if kept.step not in self.failed:
+        if name is not None:
             self._note(kept.step, name)
+            self._under_way.discard(kept.step)
         elif not self._stop.is_set():
             log.warning(
                 "wandb did not take the checkpoint of step %d (%s). It stays at %s; training goes on.",

@@ -43,7 +43,7 @@ class WandbTracker:
     name = "wandb"
     patience = KEEP_SECONDS
     """Seconds that uploads at a run's end may take beyond what every tracker has."""
-    remedy = "`launcher sync` uploads what W&B lacks."
+    remedy = "`launcher sync` uploads the steps that W&B lacks."
 
     def __init__(
         self,
@@ -213,7 +213,7 @@ class WandbTracker:
             # Of a run that goes on later, or failed, its next process hands over what is not up yet.
             self._uploads.finish() if state == "finished" else self._uploads.stop()
             if self._uploads.failed:
-                self.facts["not_uploaded"] = {str(k): why for k, why in self._uploads.failed.items()}
+                self.facts["not_uploaded"] = self._uploads.lacking()
         with clients_environment():
             self._run.summary.update(dict(summary))
             if state == "interrupted":
@@ -230,6 +230,8 @@ class WandbTracker:
         """
         self._run = None
         if self._uploads is not None:
+            if lacking := self._uploads.lacking():
+                self.facts["not_uploaded"] = lacking
             self._uploads.stop()
         with clients_environment():
             import wandb
