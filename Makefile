@@ -25,7 +25,7 @@ test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 4 --dist loadscope --no-loadscope-reorder
+	$(PY) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff format .
@@ -46,6 +46,7 @@ bench: $(INSTALLED) ## the measurements behind the numbers in docs
 	$(PY) -m benchmarks.restoring
 	$(PY) -m benchmarks.submitting
 	$(PY) -m benchmarks.tracking
+	$(PY) -m benchmarks.holding
 	$(PY) -m benchmarks.fetching
 	$(PY) -m benchmarks.uploading
 	$(PY) -m benchmarks.compare
