@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("trackers", nargs="*", metavar="TRACKER")
     options = parser.parse_args()
     names = options.trackers or [name for name in TRACKERS if importlib.util.find_spec(name.split("-")[0])]
-    rounds, steps = (1, 100) if options.quick else (options.rounds, 2000)
+    rounds, steps = (1, 100) if options.quick else (options.rounds, 1000)
     longest: dict[str, list[float]] = {name: [] for name in (WITHOUT, *names)}
     over = dict.fromkeys(longest, 0)
     with TemporaryDirectory() as directory, wandb_server(Path(directory)):
