@@ -12,6 +12,18 @@ from launcher.trackers.base import KeptCheckpoint
 from launcher.trackers.wandb.artifacts import uploaded
 
 
+def wanted(directory: RunDirectory, config: CheckpointConfig, finished: bool) -> list[KeptCheckpoint]:
+    """What ``checkpoint.artifact`` asks for of a run that is over, is on disk, and is no version in W&B by
+    what the run's own files say."""
+    found: list[KeptCheckpoint] = []
+    if config.artifact != "none":
+        publishing = Publishing(directory, config, found.append)
+        # Offline a checkpoint gets the collection's name only: nobody knows whether it went up.
+        publishing._begin({step for step, name in uploaded(directory).items() if ":" in name})
+        publishing.end(finished)
+    return found
+
+
 class Publishing:
     """Hands over each checkpoint that ``checkpoint.artifact`` asks for, once."""
 
@@ -33,7 +45,10 @@ class Publishing:
         """Hand over what an earlier process of the run could not."""
         if self._config.artifact == "none":
             return
-        self._handed = set(uploaded(self._directory))
+        self._begin(set(uploaded(self._directory)))
+
+    def _begin(self, handed: set[int]) -> None:
+        self._handed = handed
         if self._config.best_metric is not None:
             self._known = metric_by_step(self._directory.checkpoints, self._config.best_metric)
         there = [step_of(one) for one in checkpoints(self._directory.checkpoints)]
@@ -76,7 +91,8 @@ class Publishing:
         self._handed.add(step)
         self._under_way.add(step)
         aliases = [f"step-{step}"]
-        if step == newest:
+        # The best ones are no sequence: none of them is known to stay the last.
+        if step == newest and self._config.artifact != "best":
             aliases.append("last")
         if step == self._best():
             aliases.append("best")

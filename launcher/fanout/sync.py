@@ -6,11 +6,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from rich.table import Table
 
+from launcher.config import CheckpointConfig
 from launcher.errors import LauncherError
 from launcher.fanout.status import select
-from launcher.lineage import Run, find_run, state_now
+from launcher.layout import RunDirectory
+from launcher.lineage import Run, State, find_run, state_now
+from launcher.publishing import wanted
+from launcher.trackers.base import State as Ended
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.names import legal_id
 from launcher.trackers.wandb.sync import Local, Synced, require_key, sync_run, was_tracked
@@ -37,7 +42,7 @@ def sync(outputs: Path, name: str | None, rewind: bool = False) -> list[Synced]:
 
 def _synced(outputs: Path, runs: Sequence[Run], rewind: bool) -> Iterator[Synced]:
     for run in runs:
-        if state_now(run) == "running":
+        if (state := state_now(run)) == "running":
             yield Synced(run.id, problem="it is running; what it lacks goes up when it is over")
             continue
         settings = run.record.trackers.get("wandb_settings") or {}
@@ -45,14 +50,29 @@ def _synced(outputs: Path, runs: Sequence[Run], rewind: bool) -> Iterator[Synced
             Local(
                 id=settings.get("id") or legal_id(run.id),
                 directory=run.directory.path,
-                finished=run.record.state == "finished",
+                state=_ended(state),
+                run_id=run.id,
                 project=settings.get("project"),
                 entity=settings.get("entity"),
                 trunk=_trunk(outputs, run),
                 input=settings.get("input") if "input_lacks" in settings else None,
+                checkpoints=wanted(run.directory, _policy(run.directory), _ended(state) == "finished"),
             ),
             rewind,
         )
+
+
+def _ended(state: State) -> Ended:
+    """As its trackers were told: to them a pruned run is one that will not go on."""
+    return "finished" if state in {"finished", "pruned"} else "failed" if state == "failed" else "interrupted"
+
+
+def _policy(directory: RunDirectory) -> CheckpointConfig:
+    """``checkpoint`` of the config that the run's last process had."""
+    recorded = OmegaConf.select(OmegaConf.load(directory.config), "checkpoint", default={})
+    policy = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(CheckpointConfig), recorded))
+    assert isinstance(policy, CheckpointConfig)
+    return policy
 
 
 def _trunk(outputs: Path, run: Run) -> TrunkValues | None:
@@ -66,18 +86,25 @@ def _trunk(outputs: Path, run: Run) -> TrunkValues | None:
 
 def table(found: Sequence[Synced]) -> Table:
     """The results for a terminal, one line a run."""
-    shown = Table("run", "steps", "segments", "rows sent", "missing")
+    shown = Table("run", "steps", "segments", "rows sent", "missing", "checkpoints sent")
     shown.columns[0].no_wrap = True
     for one in found:
         missing = steps(one.missing) if one.missing else "[red]?[/]" if one.problem else "none"
-        shown.add_row(one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing)
+        sent = steps(sorted(one.checkpoints)) if one.checkpoints else ""
+        shown.add_row(
+            one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing, sent
+        )  # fmt: skip
     return shown
 
 
 def below(found: Sequence[Synced]) -> list[str]:
     """What stands under the table: where each run can be seen, and what went wrong."""
     links = [one.link for one in found if one.link]
-    return links + [f"{one.run}: {one.problem}" for one in found if one.problem]
+    problems = [f"{one.run}: {one.problem}" for one in found if one.problem]
+    for one in found:
+        problems += [f"{one.run}: the checkpoint of step {step} is not up: {why}"
+                     for step, why in sorted(one.not_uploaded.items())]  # fmt: skip
+    return links + problems
 
 
 def steps(numbers: Sequence[int], most: int = 6) -> str:

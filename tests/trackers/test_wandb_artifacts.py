@@ -236,6 +236,24 @@ class TestUploads:
         assert "wandb_dropped" not in run.record.trackers
         assert not run.directory.artifacts.exists()
 
+        # Afterwards, once and with all that they would have had.
+        server.behave()
+        ended = tiny.launch("sync", run.id, f"--outputs={tiny.outputs}", module="launcher.cli",
+                            environment=environment)  # fmt: skip
+        assert ended.status == 0, ended.said
+        versions = server.artifacts.of(f"model-{run.id}")
+        assert [one.metadata["step"] for one in versions] == [30, 40]
+        assert [one.aliases - {"latest"} for one in versions] == [{"step-30"}, {"step-40", "last"}]
+        assert [one.created_by for one in versions] == [run.id] * 2
+        kept = json.loads(run.directory.artifacts.read_text())
+        assert kept == {str(one.metadata["step"]): one.qualified for one in versions}
+        asked = server.requests.count("/graphql#CreateArtifact")
+        again = tiny.launch("sync", run.id, "--json", f"--outputs={tiny.outputs}", module="launcher.cli",
+                            environment=environment)  # fmt: skip
+        assert (again.status, json.loads(again.out)[0]["checkpoints"]) == (0, {})
+        assert server.requests.count("/graphql#CreateArtifact") == asked
+        assert server.run(run.id).state == "finished"
+
     def test_the_end_waits_for_the_last_one(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]
     ) -> None:

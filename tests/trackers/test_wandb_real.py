@@ -58,7 +58,7 @@ def test_the_true_service_does_what_the_stand_in_does(tmp_path: Path, account: s
     run(about, range(3, 9), mode="online", init_seconds=60.0)
     run(identity(tmp_path / "late", id=f"late-{mark}", **where), range(1, 6))
     segments(tmp_path / "late")
-    found = sync_run(Local(f"late-{mark}", tmp_path / "late", True, project, account))
+    found = sync_run(Local(f"late-{mark}", tmp_path / "late", "finished", project, account))
     assert found.problem is None
     assert len(found.uploaded) == 1
 

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.config import WandbConfig
+from launcher.files import write_json
+from launcher.layout import RunDirectory, checkpoint_file, manifest_of
+from launcher.trackers.base import KeptCheckpoint
 from launcher.trackers.wandb.sync import Local, Synced, sync_run
+from launcher.trackers.wandb.tracker import WandbTracker
 from tests import tiny_faults
 from tests.tiny_process import Tiny
 from tests.trackers.test_wandb_fanout import GROUP, POINT, RATES, environment, whole
@@ -20,7 +25,7 @@ __all__ = ["environment"]
 
 def synced(directory: Path, rewind: bool = False) -> Synced:
     segments(directory)  # The client has written everything.
-    return sync_run(Local("fixed-1a2b3c4d", directory, finished=True), rewind)
+    return sync_run(Local("fixed-1a2b3c4d", directory, state="finished"), rewind)
 
 
 def steps(server: WandbServer) -> list[int]:
@@ -111,6 +116,28 @@ class TestSynced:
         )
         assert (stored.job_type, stored.tags) == ("fixed-spectrum", ["from-checkpoint", "fixed-spectrum"])
         assert (stored.values["branched_from_step"], stored.notes) == (15_000, "why")
+
+    def test_checkpoints_that_were_noted_offline(self, tmp_path: Path, server: WandbServer) -> None:
+        """By paths that are relative, as ``paths.outputs`` is; one that is gone is named."""
+        about = identity(tmp_path / "a")
+        directory = RunDirectory(Path("a"))
+        directory.checkpoints.mkdir()
+        tracker = WandbTracker(WandbConfig(mode="offline"))
+        tracker.start(about)
+        for step in (3, 5):
+            path = directory.checkpoints / checkpoint_file(step)
+            path.write_bytes(bytes(range(step)))
+            write_json(manifest_of(path), {"step": step})
+            tracker.keep(KeptCheckpoint(path, step, (f"step-{step}",), "copy", lambda: None))
+            tracker.log(step, {"train/x": 1.0})
+        tracker.finish("finished", {})
+        (directory.checkpoints / checkpoint_file(3)).unlink()
+        found = synced(tmp_path / "a")
+        assert (found.problem, found.missing) == (None, [])
+        assert found.not_uploaded == {3: "it is not on disk any more"}
+        [one] = server.artifacts.of("model-fixed-1a2b3c4d")
+        assert (one.metadata["step"], one.files[checkpoint_file(5)]) == (5, bytes(range(5)))
+        assert json.loads(directory.artifacts.read_text())["5"] == one.qualified
 
 
 class TestCommand:

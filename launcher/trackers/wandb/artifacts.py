@@ -109,26 +109,37 @@ class Uploads:
 
     def _log(self, kept: KeptCheckpoint) -> str:
         """Log it; the version's name, or the collection's where nobody can say the version yet."""
-        import wandb
-
-        about = json.loads(manifest_of(kept.path).read_text(encoding="utf-8"))
-        told = ("step", "absolute_step", "run", "sha256", "parent", "metrics")
-        artifact = wandb.Artifact(
-            collection_of(self._identity.id), TYPE, metadata={key: about.get(key) for key in told}
-        )
-        for path in (kept.path, manifest_of(kept.path)):
-            if kept.by == "reference":
-                artifact.add_reference(path.resolve().as_uri())
-            else:
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)
-        self._run.log_artifact(artifact, aliases=list(kept.aliases))
-        if not self._online:
-            return collection_of(self._identity.id)
-        artifact.wait(KEEP_SECONDS)
-        return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
+        artifact = logged(self._run, self._identity.id, kept)
+        return version_of(artifact) if self._online else collection_of(self._identity.id)
 
     def _note(self, step: int, name: str) -> None:
-        directory = RunDirectory(self._identity.directory)
-        there: dict[Any, str] = {**uploaded(directory), step: name}
-        with contextlib.suppress(OSError):
-            write_json(directory.artifacts, {str(key): there[key] for key in sorted(there)})
+        note(RunDirectory(self._identity.directory), step, name)
+
+
+def logged(run: wandb.Run, run_id: str, kept: KeptCheckpoint) -> wandb.Artifact:
+    """Hand a checkpoint to the client, as a version of the collection of the run ``run_id``."""
+    import wandb
+
+    about = json.loads(manifest_of(kept.path).read_text(encoding="utf-8"))
+    told = ("step", "absolute_step", "run", "sha256", "parent", "metrics")
+    artifact = wandb.Artifact(collection_of(run_id), TYPE, metadata={key: about.get(key) for key in told})
+    # Offline the client writes the path down as it is given, and `wandb sync` runs somewhere else.
+    for path in (kept.path.resolve(), manifest_of(kept.path).resolve()):
+        if kept.by == "reference":
+            artifact.add_reference(path.as_uri())
+        else:
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+    return run.log_artifact(artifact, aliases=list(kept.aliases))
+
+
+def version_of(artifact: wandb.Artifact) -> str:
+    """``entity/project/name:version`` of what was logged, once it is up."""
+    artifact.wait(KEEP_SECONDS)
+    return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
+
+
+def note(directory: RunDirectory, step: int, name: str) -> None:
+    """Write down in a run's directory under which name a checkpoint is up."""
+    there: dict[Any, str] = {**uploaded(directory), step: name}
+    with contextlib.suppress(OSError):
+        write_json(directory.artifacts, {str(key): there[key] for key in sorted(there)})

@@ -12,15 +12,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import ConfigError, LauncherError
 from launcher.layout import RunDirectory
+from launcher.trackers.base import KeptCheckpoint, State
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.trunk import TrunkValues
+from launcher.trackers.wandb.artifacts import collection_of, logged, note, uploaded, version_of
 from launcher.trackers.wandb.mode import has_key
 from launcher.trackers.wandb.names import DEFAULT_PROJECT, told_of
 from launcher.trackers.wandb.tracker import clients_environment, quiet_library
@@ -41,12 +43,17 @@ class Local:
     id: str
     """Its id in W&B."""
     directory: Path
-    finished: bool
+    state: State
+    """How it ended, as trackers are told."""
     project: str | None = None
     entity: str | None = None
     trunk: TrunkValues | None = None
     input: str | None = None
     """Artifact that the run began from and that W&B was not told of; offline the client cannot."""
+    checkpoints: Sequence[KeptCheckpoint] = ()
+    """Those that W&B is to have and may lack."""
+    run_id: str | None = None
+    """The run's own id, which the collection of its checkpoints is called by; default: ``id``."""
 
 
 @dataclass
@@ -63,12 +70,16 @@ class Synced:
     """Rows that were sent from metrics.jsonl."""
     missing: list[int] = field(default_factory=list)
     """Steps that metrics.jsonl has and W&B has not."""
+    checkpoints: dict[int, str] = field(default_factory=dict)
+    """Step to version, of the checkpoints that went up now."""
+    not_uploaded: dict[int, str] = field(default_factory=dict)
+    """Step to why it is not up."""
     problem: str | None = None
 
     @property
     def whole(self) -> bool:
         """Whether W&B has everything now."""
-        return self.problem is None and not self.missing
+        return self.problem is None and not self.missing and not self.not_uploaded
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -152,10 +163,59 @@ class _Sync:
             self._send((line for line in self._lines if line[STEP] >= holes[0]), rewound_to=holes[0] - 1)
             there = self._steps_there()
         self._found.missing = self._missing(there)
-        if self._found.uploaded and self._local.input is not None:
-            with self._opened({"id": self._local.id, "resume": "allow"}) as run:
-                run.use_artifact(self._local.input)
-                run.finish(exit_code=0 if self._local.finished else 1)
+        self._complete_artifacts()
+
+    def _complete_artifacts(self) -> None:
+        """Declare the run's input, and send the checkpoints that W&B lacks."""
+        checkpoints = self._checkpoints_to_send()
+        began = self._local.input if self._found.uploaded else None
+        if not checkpoints and began is None:
+            return
+        with self._opened({"id": self._local.id, "resume": "allow"}) as run:
+            if began is not None:
+                run.use_artifact(began)
+            for kept in checkpoints:
+                self._send_checkpoint(run, kept)
+            self._end(run)
+
+    def _checkpoints_to_send(self) -> list[KeptCheckpoint]:
+        """Those that W&B lacks; of those that it has, the version is written down."""
+        directory = RunDirectory(self._local.directory)
+        wanted = {kept.step: kept for kept in self._local.checkpoints}
+        # Offline the client only notes a checkpoint; `wandb sync` passes over one that is not on disk.
+        noted = {step for step, name in uploaded(directory).items() if ":" not in name}
+        if not wanted and not noted:
+            return []
+        there = self._checkpoints_there()
+        for step in (wanted.keys() | noted) & there.keys():
+            note(directory, step, there[step])
+        for step in noted - wanted.keys() - there.keys():
+            self._found.not_uploaded[step] = "it is not on disk any more"
+        return [kept for step, kept in wanted.items() if step not in there]
+
+    def _checkpoints_there(self) -> dict[int, str]:
+        """Step to version."""
+        self._api.flush()  # type: ignore[no-untyped-call]
+        collection = collection_of(self._local.run_id or self._local.id)
+        return {
+            int(one.metadata["step"]): f"{one.entity}/{one.project}/{one.source_name}"
+            for one in self._api.run(self._path()).logged_artifacts()
+            if one.source_name.rpartition(":")[0] == collection and one.state == "COMMITTED"
+        }
+
+    def _send_checkpoint(self, run: wandb.Run, kept: KeptCheckpoint) -> None:
+        try:
+            name = version_of(logged(run, self._local.run_id or self._local.id, kept))
+        except Exception as error:  # One that cannot be read keeps no other back.
+            self._found.not_uploaded[kept.step] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            return
+        self._found.checkpoints[kept.step] = name
+        note(RunDirectory(self._local.directory), kept.step, name)
+
+    def _end(self, run: wandb.Run) -> None:
+        if self._local.state == "interrupted":
+            run.mark_preempting()
+        run.finish(exit_code=0 if self._local.state == "finished" else 1)
 
     def _missing(self, there: set[int]) -> list[int]:
         return [line[STEP] for line in self._lines if line[STEP] not in there]
@@ -180,7 +240,7 @@ class _Sync:
                 run.log({**numbers, **beside}, step=line[STEP])
                 self._found.sent += 1
             self._found.link = run.url
-            run.finish(exit_code=0 if self._local.finished else 1)
+            self._end(run)
 
     def _opened(self, how: dict[str, Any]) -> wandb.Run:
         import wandb
@@ -195,12 +255,14 @@ class _Sync:
             ),
         )  # fmt: skip
 
-    def _steps_there(self) -> set[int]:
+    def _path(self) -> str:
         entity = self._entity or self._api.default_entity
-        path = f"{entity}/{self._project or DEFAULT_PROJECT}/{self._local.id}"
+        return f"{entity}/{self._project or DEFAULT_PROJECT}/{self._local.id}"
+
+    def _steps_there(self) -> set[int]:
         try:
             self._api.flush()  # type: ignore[no-untyped-call]
-            run = self._api.run(path)
+            run = self._api.run(self._path())
         except Exception as error:
             if "could not find" in str(error).lower():
                 self._is_there = False
