@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -11,14 +13,20 @@ from typing import Any
 
 import pytest
 
+from launcher.config import WandbConfig
 from launcher.errors import BranchPointUnavailable, ConfigError
-from launcher.layout import checkpoint_file
+from launcher.files import write_json
+from launcher.layout import checkpoint_file, manifest_of
 from launcher.sources import transfer
 from launcher.sources import wandb as sources_wandb
 from launcher.sources.fetch import fetch
+from launcher.trackers.base import KeptCheckpoint
+from launcher.trackers.wandb import artifacts
+from launcher.trackers.wandb.tracker import WandbTracker
 from tests import tiny_faults
 from tests.sources.file_server import FileServer
 from tests.tiny_process import Tiny, digest, manifests
+from tests.trackers.wandb_runs import identity
 from tests.wandb_server.server import WandbServer
 
 PROJECT = "stand-in/checkpoint-branching"
@@ -275,6 +283,34 @@ class TestUploads:
         assert run.record.state == "finished"
         told = dict.fromkeys(("30", "40"), "its upload did not end")
         assert run.record.trackers["wandb_settings"]["not_uploaded"] == told
+
+    def test_a_server_that_is_gone_is_not_waited_for(
+        self, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Half an hour is for uploads that go on."""
+        monkeypatch.setattr(artifacts, "GONE_SECONDS", 0.5)
+        monkeypatch.setattr(artifacts, "LOOK_SECONDS", 0.2)
+        tracker = WandbTracker(WandbConfig(mode="online"), upload_seconds=0.5)
+        tracker.start(identity(tmp_path / "a"))
+        path = tmp_path / "a" / checkpoint_file(3)
+        path.write_bytes(b"state")
+        write_json(manifest_of(path), {"step": 3})
+        server.misbehave("hang", on="/upload/")
+        tracker.keep(KeptCheckpoint(path, 3, ("step-3",), "copy", lambda: None))
+
+        def finish() -> None:
+            with contextlib.suppress(TimeoutError):  # The client cannot hand over its metrics either.
+                tracker.finish("finished", {})
+
+        finishing = threading.Thread(target=finish)
+        finishing.start()
+        finishing.join(2.0)
+        assert finishing.is_alive()  # The server answers, and is given its time.
+        server.misbehave("status", status=503)
+        finishing.join(20.0)
+        assert not finishing.is_alive()
+        assert tracker.facts["not_uploaded"] == {"3": "its server does not answer"}
+        tracker.abandon()
 
     def test_a_run_that_was_killed_hands_over_what_is_missing(
         self, tiny: Tiny, server: WandbServer, environment: dict[str, str]

@@ -240,6 +240,8 @@ class _Handler(BaseHTTPRequestHandler):
         return 200, {}
 
     def _download(self) -> tuple[int, Any]:
+        if self.path == "/healthz":
+            return 200, {}
         # /download/ARTIFACT/NAME
         _, kind, artifact, name = unquote(self.path).split("/", 3)
         found = self.server.stand_in.artifacts.contents(artifact, name) if kind == "download" else None

@@ -12,6 +12,9 @@ import logging
 import os
 import queue
 import threading
+import time
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from launcher.files import read_json_object, write_json
@@ -26,6 +29,10 @@ log = logging.getLogger("launcher.trackers")
 
 KEEP_SECONDS = 1800
 """How long the upload of one checkpoint may take, and at a run's end all that are not up yet together."""
+GONE_SECONDS = 60.0
+"""How long a run's end waits for checkpoints while the server answers nothing, or 5xx only."""
+LOOK_SECONDS = 5.0
+"""How often it asks whether there is a server, and how long that may take."""
 PAUSES = (2.0, 10.0, 30.0)
 """Seconds before each further try."""
 TYPE = "model"
@@ -68,10 +75,26 @@ class Uploads:
         return {str(step): why for step, why in sorted({**waiting, **self.failed}.items())}
 
     def finish(self) -> None:
-        """Wait until everything is up, or has failed."""
-        if self._waiting.qsize() or self._thread.is_alive():
-            self._waiting.put(None)
-            self._thread.join(KEEP_SECONDS)
+        """Wait until everything is up or has failed, as long as there is a server."""
+        self._waiting.put(None)
+        self._thread.join(LOOK_SECONDS)
+        if not self._thread.is_alive():
+            return
+        log.info(
+            "The run is finished. wandb is still taking its checkpoints (steps %s): up to "
+            "%d min are waited; Ctrl-C leaves them to `launcher sync`.",
+            ", ".join(map(str, sorted(self._under_way))), KEEP_SECONDS / 60,
+        )  # fmt: skip
+        answered = time.monotonic()
+        deadline = answered + KEEP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if _answers(self._run.settings.base_url):
+                answered = time.monotonic()
+            elif time.monotonic() - answered > GONE_SECONDS:
+                self.stop()
+                self.failed.update(dict.fromkeys(self._under_way, "its server does not answer"))
+                return
+            self._thread.join(LOOK_SECONDS)
 
     def stop(self) -> None:
         """Begin no further upload."""
@@ -102,7 +125,8 @@ class Uploads:
             self._under_way.discard(kept.step)
         elif not self._stop.is_set():
             log.warning(
-                "wandb did not take the checkpoint of step %d (%s). It stays at %s; training goes on.",
+                "wandb did not take the checkpoint of step %d (%s). It stays at %s, and `launcher sync` "
+                "uploads it later; training goes on.",
                 kept.step, self.failed[kept.step].removesuffix("."), kept.path,
             )  # fmt: skip
         kept.done()
@@ -114,6 +138,17 @@ class Uploads:
 
     def _note(self, step: int, name: str) -> None:
         note(RunDirectory(self._identity.directory), step, name)
+
+
+def _answers(address: str) -> bool:
+    """Whether there is a server that says anything but 5xx."""
+    try:
+        with urllib.request.urlopen(f"{address}/healthz", timeout=LOOK_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False
 
 
 def logged(run: wandb.Run, run_id: str, kept: KeptCheckpoint) -> wandb.Artifact:

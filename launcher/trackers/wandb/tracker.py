@@ -43,7 +43,7 @@ class WandbTracker:
     name = "wandb"
     patience = KEEP_SECONDS
     """Seconds that uploads at a run's end may take beyond what every tracker has."""
-    remedy = "`launcher sync` uploads the steps that W&B lacks."
+    remedy = "`launcher sync` uploads the steps that W&B lacks, and the checkpoints."
 
     def __init__(
         self,
