@@ -29,7 +29,9 @@ def add(verbs: Verbs) -> None:
         "--allow", action="append", default=[], choices=ALLOWED, metavar="KIND",
         help=f"a difference from its siblings that does not stop it: {', '.join(ALLOWED)}",
     )  # fmt: skip
-    one = verbs.add("sync", _sync, "Upload to W&B what ran offline or never arrived. Exit status 0 or 3.")
+    one = verbs.add(
+        "sync", _sync, "Upload to W&B and MLflow what ran offline or never arrived. Exit status 0 or 3."
+    )
     one.add_argument("name", metavar="GROUP|RUN", nargs="?", help="default: all runs")
     one.add_argument(
         "--rewind",

@@ -1,28 +1,30 @@
-"""``launcher sync``: runs that were tracked by W&B, brought up to what their own files have."""
+"""``launcher sync``: runs in W&B and MLflow, brought up to what the runs' own files have."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from rich.table import Table
 
 from launcher.config import CheckpointConfig
-from launcher.errors import LauncherError
+from launcher.errors import ConfigError, LauncherError
 from launcher.fanout.status import select
 from launcher.layout import RunDirectory
 from launcher.lineage import Run, State, find_run, state_now
 from launcher.publishing import wanted
 from launcher.trackers.base import State as Ended
+from launcher.trackers.mlflow_sync import complete_run
+from launcher.trackers.mlflow_told import was_told
 from launcher.trackers.trunk import TrunkValues
 from launcher.trackers.wandb.names import legal_id
 from launcher.trackers.wandb.sync import Local, Synced, require_key, sync_run, was_tracked
 
 
 def sync(outputs: Path, name: str | None, rewind: bool = False) -> list[Synced]:
-    """Upload what W&B lacks of every run, of a group's, or of one; a run that trains now is left alone.
+    """Upload what W&B and MLflow lack of every run, a group's, or one; one that trains now is left alone.
 
     Args:
         outputs: directory of all runs.
@@ -31,35 +33,52 @@ def sync(outputs: Path, name: str | None, rewind: bool = False) -> list[Synced]:
 
     Raises:
         UnknownRun: there is no such group or run.
-        ConfigError: there is no API key.
+        ConfigError: there is no API key of W&B, and MLflow knows none of the runs.
     """
-    runs = [run for run in select(outputs, name) if was_tracked(run.directory.path)]
-    if not runs:
-        return []
-    require_key()
-    return list(_synced(outputs, runs, rewind))
+    runs = select(outputs, name)
+    in_wandb = [run for run in runs if was_tracked(run.directory.path)]
+    in_mlflow = [run for run in runs if was_told(run.directory.path)]
+    no_key = None
+    if in_wandb:
+        try:
+            require_key()
+        except ConfigError as error:
+            if not in_mlflow:
+                raise
+            no_key = str(error).splitlines()[0]
+    found = [
+        Synced(run.id, problem=no_key) if no_key else _with_wandb(outputs, run, rewind) for run in in_wandb
+    ]
+    return found + [_with_mlflow(run) for run in in_mlflow]
 
 
-def _synced(outputs: Path, runs: Sequence[Run], rewind: bool) -> Iterator[Synced]:
-    for run in runs:
-        if (state := state_now(run)) == "running":
-            yield Synced(run.id, problem="it is running; what it lacks goes up when it is over")
-            continue
-        settings = run.record.trackers.get("wandb_settings") or {}
-        yield sync_run(
-            Local(
-                id=settings.get("id") or legal_id(run.id),
-                directory=run.directory.path,
-                state=_ended(state),
-                run_id=run.id,
-                project=settings.get("project"),
-                entity=settings.get("entity"),
-                trunk=_trunk(outputs, run),
-                input=settings.get("input") if "input_lacks" in settings else None,
-                checkpoints=wanted(run.directory, _policy(run.directory), _ended(state) == "finished"),
-            ),
-            rewind,
-        )
+_RUNNING = "it is running; what it lacks goes up when it is over"
+
+
+def _with_wandb(outputs: Path, run: Run, rewind: bool) -> Synced:
+    if (state := state_now(run)) == "running":
+        return Synced(run.id, problem=_RUNNING)
+    settings = run.record.trackers.get("wandb_settings") or {}
+    local = Local(
+        id=settings.get("id") or legal_id(run.id),
+        directory=run.directory.path,
+        state=_ended(state),
+        run_id=run.id,
+        project=settings.get("project"),
+        entity=settings.get("entity"),
+        trunk=_trunk(outputs, run),
+        input=settings.get("input") if "input_lacks" in settings else None,
+        checkpoints=wanted(run.directory, _policy(run.directory), _ended(state) == "finished"),
+    )
+    return sync_run(local, rewind)
+
+
+def _with_mlflow(run: Run) -> Synced:
+    if (state := state_now(run)) == "running":
+        return Synced(run.id, "mlflow", problem=_RUNNING)
+    summary = {**run.record.metrics, "step": run.record.step}
+    done = complete_run(run.directory.path, _ended(state), summary)
+    return Synced(run.id, "mlflow", done.link, done.lines, sent=done.sent, problem=done.problem)
 
 
 def _ended(state: State) -> Ended:
@@ -85,15 +104,17 @@ def _trunk(outputs: Path, run: Run) -> TrunkValues | None:
 
 
 def table(found: Sequence[Synced]) -> Table:
-    """The results for a terminal, one line a run."""
-    shown = Table("run", "steps", "segments", "rows sent", "missing", "checkpoints sent")
+    """The results for a terminal, one line a run and tracker."""
+    several = any(one.tracker != "wandb" for one in found)
+    checkpoints = any(one.checkpoints for one in found)
+    shown = Table("run", "steps", "segments", "rows sent", "missing")
     shown.columns[0].no_wrap = True
+    for name in ["checkpoints sent"] * checkpoints + ["tracker"] * several:
+        shown.add_column(name)
     for one in found:
         missing = steps(one.missing) if one.missing else "[red]?[/]" if one.problem else "none"
-        sent = steps(sorted(one.checkpoints)) if one.checkpoints else ""
-        shown.add_row(
-            one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing, sent
-        )  # fmt: skip
+        cells = [one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing]
+        shown.add_row(*cells, *[steps(sorted(one.checkpoints))] * checkpoints, *[one.tracker] * several)
     return shown
 
 

@@ -21,7 +21,7 @@ from launcher.layout import RunDirectory, checkpoint_at, checkpoint_step, manife
 from launcher.trackers.base import RunIdentity, State
 from launcher.trackers.metrics_file import STEP
 from launcher.trackers.mirror import missing
-from launcher.trackers.wandb.names import DEFAULT_PROJECT
+from launcher.trackers.mlflow_told import experiment_name, note_told
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -69,9 +69,12 @@ class MlflowTracker:
     """
 
     name = "mlflow"
+    remedy = "`launcher sync` hands it over later."
 
     def __init__(self, config: MlflowConfig) -> None:
         self._config = config
+        self.ended: float | None = None
+        """When the run ended, in seconds since 1970; None: when :meth:`finish` is called."""
         self._client: MlflowClient | None = None
         self._last_step: int | None = None
         self._held: list[_Line] = []
@@ -86,22 +89,36 @@ class MlflowTracker:
     def start(self, identity: RunIdentity) -> str | None:
         """Begin or go on with the run; returns its page, or the database that ``mlflow ui`` takes."""
         uri = self._uri()
+        note_told(identity, uri, self._config.store)
         client = new_client(uri)
         experiment = self._experiment(client, identity, uri)
         run = _own(client, experiment, identity) or client.create_run(
             experiment, run_name=identity.name, tags={RUN_ID: identity.id}
         )
-        self._id = run.info.run_id
+        self._id, self._began = run.info.run_id, run.info.start_time
         self._directory = identity.directory
         _describe(client, run, identity, _parent(client, experiment, identity))
-        history = client.get_metric_history(self._id, STEP) if STEP in run.data.metrics else []
         now = _milliseconds()
-        lacking = missing(identity, {metric.step for metric in history})
-        self._held = [_Line(step, now, metrics) for step, metrics in lacking]
+        self._held = [_Line(step, now, metrics) for step, metrics in _lacking(client, run, identity)]
         self._last_step = identity.last_logged_step
         self._client = client
         self._flush()
-        return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._id}" if _is_server(uri) else uri
+        return _page(uri, experiment, run)
+
+    def complete(
+        self, identity: RunIdentity, state: State, summary: Mapping[str, Any]
+    ) -> tuple[str | None, int]:
+        """Bring a run that is over up to what its own files have; its page, and how many rows that took."""
+        uri = self._uri()
+        client = new_client(uri)
+        experiment = self._experiment(client, identity, uri)
+        run = _own(client, experiment, identity)
+        lacking = None if run is None else len(_lacking(client, run, identity))
+        if run is not None and lacking == 0 and run.info.status == _STATUS[state]:
+            return _page(uri, experiment, run), 0
+        link = self.start(identity)
+        self.finish(state, summary)
+        return link, len(missing(identity, ())) if lacking is None else lacking
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take one step's numbers, unless an earlier process of this run did."""
@@ -126,7 +143,8 @@ class MlflowTracker:
         checkpoints = _checkpoints(RunDirectory(self._directory))
         if checkpoints:
             self._client.log_dict(self._id, {"checkpoints": checkpoints}, "checkpoints.json")
-        self._client.set_terminated(self._id, _STATUS[state])
+        ended = None if self.ended is None else max(int(self.ended * 1000), self._began)
+        self._client.set_terminated(self._id, _STATUS[state], ended)
         self._client = None
 
     def abandon(self) -> None:
@@ -145,8 +163,7 @@ class MlflowTracker:
         """Id of the experiment, which is the project."""
         from mlflow.exceptions import MlflowException
 
-        environment = os.environ.get("MLFLOW_EXPERIMENT_NAME") or os.environ.get("WANDB_PROJECT")
-        name = identity.project or environment or DEFAULT_PROJECT
+        name = experiment_name(identity)
         if (found := client.get_experiment_by_name(name)) is not None:
             return str(found.experiment_id)
         own = None if _is_server(uri) else Path(self._config.store).resolve().parent / ARTIFACTS
@@ -234,6 +251,17 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _page(uri: str, experiment: str, run: Run) -> str:
+    """Where the run can be seen: its page, or the database that ``mlflow ui`` takes."""
+    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run.info.run_id}" if _is_server(uri) else uri
+
+
+def _lacking(client: MlflowClient, run: Run, identity: RunIdentity) -> list[tuple[int, dict[str, float]]]:
+    """The rows of metrics.jsonl that are not there."""
+    history = client.get_metric_history(run.info.run_id, STEP) if STEP in run.data.metrics else []
+    return missing(identity, {metric.step for metric in history})
 
 
 def _is_server(uri: str) -> bool:

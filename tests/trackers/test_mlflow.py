@@ -20,6 +20,7 @@ from launcher.layout import RunDirectory, checkpoint_file, manifest_of
 from launcher.trackers import worker
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.mlflow import MlflowTracker
+from launcher.trackers.mlflow_sync import complete_run
 from launcher.trackers.trackers import Trackers
 from tests.trackers.mirrors import Mirror, mlflow_rows, mlflow_run, needs
 from tests.trackers.test_contract import expected, identity, line, run, warnings_in
@@ -61,6 +62,10 @@ class Server:
         """It takes connections, and answers nothing."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         if self.process is None:
@@ -135,6 +140,49 @@ def test_a_server_has_the_run_loses_it_in_the_middle_and_has_all_of_it_in_the_en
     assert found.info.status == "FINISHED"
     assert found.data.tags["mlflow.parentRunId"] == parent
     assert found.data.params["long"] == "x" * 6000
+
+
+def test_a_finished_run_whose_server_was_away_is_completed_by_sync(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no next process. Of the one that lost its server from the beginning nothing is there yet."""
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    runs = [identity(tmp_path, "lost-1a2b3c4d"), identity(tmp_path, "never-1a2b3c4d")]
+    for about in runs:
+        metrics = MetricsFile(about.directory / "metrics.jsonl")
+        trackers = Trackers(metrics, [MlflowTracker(MlflowConfig(flush_seconds=0))])
+        trackers.start(about)
+        while not trackers.links and not trackers.dropped:
+            time.sleep(0.01)
+        for step in range(1, 12):
+            if step == 6:
+                server.hang()
+            trackers.log(line(step))
+        trackers.finish("finished")
+    assert len(warnings_in(caplog)) == 2
+    assert "`launcher sync` hands it over later" in warnings_in(caplog)[0]
+    server.go_on()
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # It stands in the run's directory where it was to go.
+    client = MlflowClient(server.uri)
+    assert mlflow_run(client, runs[0]).info.status == "RUNNING"
+    for about in runs:
+        done = complete_run(about.directory, "finished", {"step": 11})
+        assert (done.problem, done.lines) == (None, 11)
+        assert done.sent > 0
+        assert mlflow_rows(client, about) == expected(Mirror(), about)
+        found = mlflow_run(client, about)
+        assert done.link == f"{server.uri}/#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}"
+        assert (found.info.status, found.data.tags["step"]) == ("FINISHED", "11")
+        assert found.data.tags["group"] == str(about.group)
+        again = complete_run(about.directory, "finished", {"step": 11})
+        assert (again.problem, again.sent) == (None, 0)
+        assert mlflow_run(client, about).info.end_time == found.info.end_time
+    server.kill()
+    assert "Max retries exceeded" in str(complete_run(runs[0].directory, "finished", {}).problem)
 
 
 def test_what_an_interrupted_run_is_shown_as(tmp_path: Path, mlflow_database: Path) -> None:

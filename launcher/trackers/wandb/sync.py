@@ -61,6 +61,7 @@ class Synced:
     """What became of one run."""
 
     run: str
+    tracker: str = "wandb"
     link: str | None = None
     lines: int = 0
     """Logged steps in metrics.jsonl."""
@@ -69,7 +70,7 @@ class Synced:
     sent: int = 0
     """Rows that were sent from metrics.jsonl."""
     missing: list[int] = field(default_factory=list)
-    """Steps that metrics.jsonl has and W&B has not."""
+    """Steps that metrics.jsonl has and the tracker has not."""
     checkpoints: dict[int, str] = field(default_factory=dict)
     """Step to version, of the checkpoints that went up now."""
     not_uploaded: dict[int, str] = field(default_factory=dict)
