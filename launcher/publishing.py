@@ -8,8 +8,21 @@ from collections.abc import Callable, Mapping
 from launcher.checkpoint.store import checkpoints, metric_by_step, pinned, step_of
 from launcher.config import CheckpointConfig
 from launcher.layout import RunDirectory, checkpoint_at
+from launcher.lineage import Parent
 from launcher.trackers.base import KeptCheckpoint
 from launcher.trackers.wandb.artifacts import uploaded
+
+WANDB = "wandb://"
+
+
+def input_of(parent: Parent | None, trunk: RunDirectory | None) -> str | None:
+    """A run's branch point as an artifact in W&B: fetched from there, or kept there by its trunk."""
+    if parent is None:
+        return None
+    if parent.source is not None:
+        return parent.source.removeprefix(WANDB) if parent.source.startswith(WANDB) else None
+    name = uploaded(trunk).get(parent.step, "") if trunk is not None else ""
+    return name if ":" in name else None
 
 
 def wanted(directory: RunDirectory, config: CheckpointConfig, finished: bool) -> list[KeptCheckpoint]:

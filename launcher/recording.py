@@ -23,7 +23,7 @@ from launcher.findings import Finding
 from launcher.layout import RunDirectory, checkpoint_at
 from launcher.lease import Superseded
 from launcher.lineage import Origin, Start, State, branched_steps
-from launcher.publishing import Publishing
+from launcher.publishing import Publishing, input_of
 from launcher.report.progress_bar import ProgressBar
 from launcher.shards import WEIGHTS, checkpoint_writer, described, weights_of
 from launcher.taking import take
@@ -32,15 +32,12 @@ from launcher.trackers.base import State as Ended
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.trackers import Trackers, trackers_of
 from launcher.trackers.trunk import TrunkValues
-from launcher.trackers.wandb.artifacts import uploaded
 from launcher.training.distributed import Ranks
 from launcher.training.loop import Trained
 from launcher.training.progress import Progress
 
 if TYPE_CHECKING:
     from launcher.search.pruning import Pruning
-
-WANDB = "wandb://"
 
 
 class Recording:
@@ -275,7 +272,8 @@ class Recording:
         )
 
     def _identity(self, resumed: bool) -> RunIdentity:
-        told = identity_of(self.plan)
+        told, point = identity_of(self.plan), self.plan.point
+        trunk = point.run.directory if point is not None and point.run is not None else None
         return replace(
             told,
             # What launches a sibling hands it the group as a setting; its record says where it came from.
@@ -285,18 +283,8 @@ class Recording:
             last_logged_step=self._trackers.metrics.last_step,
             trunk=self._trunk_values(),
             forks_at=self._forks_at(),
-            input=self._input(),
+            input=input_of(self.record.parent, trunk),
         )
-
-    def _input(self) -> str | None:
-        """The branch point as an artifact in W&B: fetched from there, or kept there by its trunk."""
-        parent, point = self.record.parent, self.plan.point
-        if parent is None:
-            return None
-        if parent.source is not None:
-            return parent.source.removeprefix(WANDB) if parent.source.startswith(WANDB) else None
-        there = uploaded(point.run.directory) if point is not None and point.run is not None else {}
-        return name if ":" in (name := there.get(parent.step, "")) else None
 
     def _trunk_values(self) -> TrunkValues | None:
         point = self.plan.point

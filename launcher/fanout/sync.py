@@ -14,7 +14,7 @@ from launcher.errors import ConfigError, LauncherError
 from launcher.fanout.status import select
 from launcher.layout import RunDirectory
 from launcher.lineage import Run, State, find_run, state_now
-from launcher.publishing import wanted
+from launcher.publishing import input_of, wanted
 from launcher.trackers.base import State as Ended
 from launcher.trackers.mlflow_sync import complete_run
 from launcher.trackers.mlflow_told import was_told
@@ -35,7 +35,8 @@ def sync(outputs: Path, name: str | None, rewind: bool = False) -> list[Synced]:
         UnknownRun: there is no such group or run.
         ConfigError: there is no API key of W&B, and MLflow knows none of the runs.
     """
-    runs = select(outputs, name)
+    # A trunk's checkpoints are the input of its branches: it comes before them.
+    runs = sorted(select(outputs, name), key=lambda run: run.record.created)
     in_wandb = [run for run in runs if was_tracked(run.directory.path)]
     in_mlflow = [run for run in runs if was_told(run.directory.path)]
     no_key = None
@@ -59,6 +60,7 @@ def _with_wandb(outputs: Path, run: Run, rewind: bool) -> Synced:
     if (state := state_now(run)) == "running":
         return Synced(run.id, problem=_RUNNING)
     settings = run.record.trackers.get("wandb_settings") or {}
+    declared = "input" in settings and "input_lacks" not in settings
     local = Local(
         id=settings.get("id") or legal_id(run.id),
         directory=run.directory.path,
@@ -67,7 +69,7 @@ def _with_wandb(outputs: Path, run: Run, rewind: bool) -> Synced:
         project=settings.get("project"),
         entity=settings.get("entity"),
         trunk=_trunk(outputs, run),
-        input=settings.get("input") if "input_lacks" in settings else None,
+        input=None if declared else settings.get("input") or _input(outputs, run),
         checkpoints=wanted(run.directory, _policy(run.directory), _ended(state) == "finished"),
     )
     return sync_run(local, rewind)
@@ -94,12 +96,23 @@ def _policy(directory: RunDirectory) -> CheckpointConfig:
     return policy
 
 
+def _input(outputs: Path, run: Run) -> str | None:
+    trunk = _parent(outputs, run)
+    return input_of(run.record.parent, trunk.directory if trunk is not None else None)
+
+
 def _trunk(outputs: Path, run: Run) -> TrunkValues | None:
+    trunk, parent = _parent(outputs, run), run.record.parent
+    if trunk is None or parent is None:
+        return None
+    return TrunkValues(trunk.directory.metrics, parent.step, run.record.start_step)
+
+
+def _parent(outputs: Path, run: Run) -> Run | None:
     parent = run.record.parent
     if parent is not None and parent.run is not None:
         with contextlib.suppress(LauncherError):  # It may lie elsewhere, or nowhere any more.
-            trunk = find_run(outputs, parent.run)
-            return TrunkValues(trunk.directory.metrics, parent.step, run.record.start_step)
+            return find_run(outputs, parent.run)
     return None
 
 

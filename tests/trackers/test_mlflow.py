@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,9 +24,13 @@ from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.mlflow import MlflowTracker
 from launcher.trackers.mlflow_sync import complete_run
 from launcher.trackers.trackers import Trackers
+from tests.tiny_process import Tiny
 from tests.trackers.mirrors import Mirror, mlflow_rows, mlflow_run, needs
 from tests.trackers.test_contract import expected, identity, line, run, warnings_in
 from tests.trackers.test_others import eventually, free_port
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 pytestmark = [needs("mlflow"), pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")]
 
@@ -183,6 +189,39 @@ def test_a_finished_run_whose_server_was_away_is_completed_by_sync(
         assert mlflow_run(client, about).info.end_time == found.info.end_time
     server.kill()
     assert "Max retries exceeded" in str(complete_run(runs[0].directory, "finished", {}).problem)
+
+
+def test_launcher_sync_looks_after_mlflow_too(tiny: Tiny, tmp_path: Path, mlflow_database: Path) -> None:
+    """And without a key of W&B, which has the run as well, after MLflow only."""
+    from mlflow import MlflowClient
+
+    database = shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
+    asked = ("branch.from_step=20", "optimizer.lr=0.002", f"tracker.mlflow.store={database}")
+    nobody = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_MODE": "offline"}
+    about = tiny.train(*asked, "tracker=[wandb,mlflow]", environment=nobody)
+    client = MlflowClient(f"sqlite:///{database}")
+
+    def found() -> Run:
+        experiment = client.get_experiment_by_name("checkpoint-branching")
+        assert experiment is not None
+        query = f"tags.launcher_run_id = '{about.id}'"
+        [one] = client.search_runs([experiment.experiment_id], query)
+        return one
+
+    def sync() -> list[tuple[str, int, str | None]]:
+        ended = tiny.launch("sync", about.id, "--json", f"--outputs={tiny.outputs}", module="launcher.cli",
+                            environment=nobody)  # fmt: skip
+        assert ended.status == 3, ended.said
+        return [(one["tracker"], one["lines"], one["problem"]) for one in json.loads(ended.out)]
+
+    client.update_run(found().info.run_id, status="RUNNING")  # As its server was left.
+    assert sync() == [("wandb", 0, "wandb has no API key."), ("mlflow", 20, None)]
+    ended = found().info
+    assert ended.status == "FINISHED"
+    last = about.directory.metrics.stat().st_mtime
+    assert ended.end_time == max(int(last * 1000), ended.start_time)
+    sync()
+    assert found().info.end_time == ended.end_time
 
 
 def test_what_an_interrupted_run_is_shown_as(tmp_path: Path, mlflow_database: Path) -> None:

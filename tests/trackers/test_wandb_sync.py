@@ -173,6 +173,25 @@ class TestCommand:
             assert (stored.group, stored.state) == (GROUP, "finished")
             assert stored.values["branched_from_run"] == tiny.trunk.id
 
+    def test_the_checkpoints_of_a_trunk_become_its_branches_input(
+        self, empty: Tiny, server: WandbServer, environment: dict[str, str]
+    ) -> None:
+        """Of runs that W&B was never told of either: one refused, the others offline."""
+        offline = {**environment, "WANDB_MODE": "offline"}
+        trunk = empty.train("tracker=wandb", "checkpoint.artifact=all", environment=offline)
+        first = empty.train(POINT, "optimizer.lr=0.002", "tracker=wandb", environment=offline)
+        server.misbehave("status", status=403)
+        second = empty.train(POINT, "optimizer.lr=0.003", "tracker=wandb", environment=environment)
+        server.behave()
+        status, found = self.sync(empty, environment)
+        assert status == 0, found
+        assert found[0]["run"] == trunk.id
+        [used] = [one for one in server.artifacts.of(f"model-{trunk.id}") if "step-20" in one.aliases]
+        assert used.used_by == [first.id, second.id]
+        asked = server.requests.count("/graphql#UseArtifact")
+        assert self.sync(empty, environment)[0] == 0
+        assert server.requests.count("/graphql#UseArtifact") == asked
+
     def test_without_a_key_it_says_what_to_do(self, tiny: Tiny, environment: dict[str, str]) -> None:
         tiny.train(POINT, "tracker=wandb", "tracker.wandb.mode=offline", environment=environment)
         nobody = {**environment, "WANDB_API_KEY": ""}

@@ -49,7 +49,7 @@ class Local:
     entity: str | None = None
     trunk: TrunkValues | None = None
     input: str | None = None
-    """Artifact that the run began from and that W&B was not told of; offline the client cannot."""
+    """Artifact that the run began from; offline the client cannot declare it."""
     checkpoints: Sequence[KeptCheckpoint] = ()
     """Those that W&B is to have and may lack."""
     run_id: str | None = None
@@ -126,8 +126,16 @@ def sync_run(local: Local, rewind: bool = False) -> Synced:
     except LauncherError as error:
         found.problem = str(error).splitlines()[0]
     except Exception as error:  # The client's errors have no common base.
-        found.problem = " ".join(f"{type(error).__name__}: {error}".split())
+        found.problem = _in_one_line(error)
     return found
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _full_name(artifact: wandb.Artifact) -> str:
+    return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
 
 
 class _Sync:
@@ -168,16 +176,27 @@ class _Sync:
 
     def _complete_artifacts(self) -> None:
         """Declare the run's input, and send the checkpoints that W&B lacks."""
-        checkpoints = self._checkpoints_to_send()
-        began = self._local.input if self._found.uploaded else None
+        began, checkpoints = self._input_to_declare(), self._checkpoints_to_send()
         if not checkpoints and began is None:
             return
         with self._opened({"id": self._local.id, "resume": "allow"}) as run:
             if began is not None:
-                run.use_artifact(began)
+                self._declare(run, began)
             for kept in checkpoints:
                 self._send_checkpoint(run, kept)
             self._end(run)
+
+    def _input_to_declare(self) -> str | None:
+        if self._local.input is None:
+            return None
+        used = self._api.run(self._path()).used_artifacts()
+        return None if self._local.input in map(_full_name, used) else self._local.input
+
+    def _declare(self, run: wandb.Run, artifact: str) -> None:
+        try:
+            run.use_artifact(artifact)
+        except Exception as error:  # It may be gone there; the checkpoints are not to suffer for it.
+            self._found.problem = f"W&B does not show {artifact} as its input: {_in_one_line(error)}"
 
     def _checkpoints_to_send(self) -> list[KeptCheckpoint]:
         """Those that W&B lacks; of those that it has, the version is written down."""
@@ -199,7 +218,7 @@ class _Sync:
         self._api.flush()  # type: ignore[no-untyped-call]
         collection = collection_of(self._local.run_id or self._local.id)
         return {
-            int(one.metadata["step"]): f"{one.entity}/{one.project}/{one.source_name}"
+            int(one.metadata["step"]): _full_name(one)
             for one in self._api.run(self._path()).logged_artifacts()
             if one.source_name.rpartition(":")[0] == collection and one.state == "COMMITTED"
         }
@@ -208,7 +227,7 @@ class _Sync:
         try:
             name = version_of(logged(run, self._local.run_id or self._local.id, kept))
         except Exception as error:  # One that cannot be read keeps no other back.
-            self._found.not_uploaded[kept.step] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            self._found.not_uploaded[kept.step] = _in_one_line(error)
             return
         self._found.checkpoints[kept.step] = name
         note(RunDirectory(self._local.directory), kept.step, name)
