@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from launcher.config import LAUNCHERS, OWN_LOOP, TaskConfig, typed_schema
@@ -57,7 +58,17 @@ def refuse_unknown(nodes: Mapping[str, object]) -> None:
 
 
 def in_our_words(error: Exception) -> ConfigError | None:
-    """What to say where Hydra advises ``+KEY`` in a node of the launcher's own; None elsewhere."""
+    """What to say where Hydra advises ``+KEY`` in a node of the launcher's own, and where it does not say
+    which override it cannot read; None elsewhere."""
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return ConfigError(
+            f"Hydra cannot read an override: {str(error).splitlines()[0]}.",
+            found=error.override,
+            do=f"""quote a value with =, : or commas in it, and the whole for the shell: '{key}="{value}"'"""
+            if value
+            else "give it as KEY=VALUE",
+        )
     match = _NOT_THERE.match(str(error))
     key = match[1] if match else ""
     top = key.partition(".")[0]

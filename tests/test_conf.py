@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import ConfigCompositionException, MissingConfigException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 
 import train
 from launcher.branch.effect import build_task
@@ -141,6 +141,18 @@ def test_a_key_that_nobody_would_read_is_refused(key: str, meant: str | None) ->
     with pytest.raises(ConfigCompositionException, match="To append") as by_hydra:
         composed("train", f"{key}=true")
     assert str(in_our_words(by_hydra.value)) == str(caught.value)
+
+
+def test_an_override_that_hydra_cannot_read_is_named() -> None:
+    typed = "branch.from_checkpoint=https://example.org/x.pt?signature=abc"
+    with pytest.raises(OverrideParseException) as by_hydra:
+        composed("train", typed)
+    said = in_our_words(by_hydra.value)
+    assert said is not None
+    assert said.found == typed
+    key, _, value = typed.partition("=")
+    assert composed("train", f'{key}="{value}"').branch.from_checkpoint == value
+    assert f"""'{key}="{value}"'""" in said.do[0]
 
 
 def test_what_belongs_to_others_is_left_to_them() -> None:

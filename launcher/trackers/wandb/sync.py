@@ -119,7 +119,7 @@ def sync_run(local: Local, rewind: bool = False) -> Synced:
         local: the run.
         rewind: fill holes as well, by having W&B forget the run's history from there on and sending it anew.
     """
-    found = Synced(local.id)
+    found = Synced(local.run_id or local.id)
     try:
         with clients_environment():
             _Sync(local, found).bring_up(rewind)
