@@ -47,8 +47,8 @@ class Parent:
 
     @property
     def name(self) -> str:
-        """The run that wrote the checkpoint; of a foreign one, its file or directory."""
-        return self.run or Path(self.checkpoint).name
+        """The run that wrote the checkpoint; of a foreign one, its file, directory or artifact."""
+        return self.run or (self.source or self.checkpoint).rstrip("/").rpartition("/")[2]
 
     source: str | None = None
     """Where the checkpoint was fetched from (``wandb://entity/project/name:v3``); None: it lay here."""

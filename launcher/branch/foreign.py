@@ -112,7 +112,7 @@ def foreign_findings(plan: Plan, task: Task | OwnLoop, model: nn.Module) -> list
         Finding(
             "warning",
             "branch",
-            f"{point.checkpoint.name} ({point.format}) does not tell its run's config, data and code",
+            f"{point.name} ({point.format}) does not tell its run's config, data and code",
             "those of this run",
             "see that they are: "
             + ("only the optimizer's settings" if _told(plan, point, task) else "nothing of them")
@@ -194,7 +194,7 @@ def _unsound(branch: BranchConfig, point: BranchPoint) -> list[Finding]:
         Finding(
             "error",
             "optimizer",
-            f"{point.checkpoint.name}: {what}",
+            f"{point.name}: {what}",
             "numbers that training can go on with",
             "an earlier checkpoint, or a new optimizer: branch.reset=[optimizer,scheduler]",
         )
@@ -213,7 +213,7 @@ def _missing(branch: BranchConfig, point: BranchPoint, lacking: list[str]) -> li
             Finding(
                 "error",
                 f"branch.require={branch.require}",
-                f"{point.checkpoint.name} ({point.format}) has no {', no '.join(lacking)}",
+                f"{point.name} ({point.format}) has no {', no '.join(lacking)}",
                 "all that is taken over, so that a control is exact"
                 if branch.require == "exact"
                 else "model, optimizer and step",

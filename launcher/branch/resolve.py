@@ -22,7 +22,7 @@ from launcher.layout import (
     step_in_name,
 )
 from launcher.lineage import Run, find_run, read_run, read_runs
-from launcher.sources.fetch import Fetched, artifact_name, fetch, lies_elsewhere
+from launcher.sources.fetch import Fetched, called, fetch, lies_elsewhere
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class BranchPoint:
     def run_id(self) -> str:
         """Id of the run that wrote the checkpoint; of a foreign one, its name."""
         return self.manifest.about.run
+
+    @property
+    def name(self) -> str:
+        """What a person calls the checkpoint."""
+        return called(self.checkpoint, self.source)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -160,7 +165,9 @@ def _point(
         )
     directory = checkpoint.parent.parent
     run = read_run(directory) if RunDirectory(directory).record.is_file() else None
-    named = branch.name or artifact_name(source) or checkpoint.name
+    if manifest.about.run == checkpoint.name:  # Nobody knows its run: what it is called stands for that.
+        manifest = replace(manifest, about=replace(manifest.about, run=called(checkpoint, source)))
+    named = branch.name or called(checkpoint, source)
     if named == checkpoint.name and step_in_name(checkpoint.name) not in (None, manifest.step):
         # Some number their checkpoints and not their steps.
         named = f"{checkpoint.stem}-at"

@@ -27,6 +27,8 @@ _ARTIFACT = re.compile(r"^(?:[\w.-]+/){2}[\w.-]+:[\w.-]+$")
 """``entity/project/name:version``, as W&B prints it."""
 _WANDB = re.compile(r"^wandb://(?:[\w.-]+/){1,2}[\w.-]+:[\w.-]+$")
 _ONE_VERSION = re.compile(r"^wandb://(?:[\w.-]+/){2}[\w.-]+:v\d+$")
+_KEY = re.compile(r"^[0-9a-f]{32}$")
+"""What the store calls a directory that was fetched whole."""
 
 _SERVERS = ("WANDB_BASE_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_PROFILE")
 """Variables that decide whose answer it is."""
@@ -42,9 +44,17 @@ class Fetched:
     """The reference with everything resolved that can move: a version instead of ``latest``."""
 
 
-def artifact_name(exact: str | None) -> str | None:
-    """``name:v3`` of an artifact in W&B; None of anything else: that is called what its checkpoint is."""
-    return exact.rpartition("/")[2] if exact is not None and exact.startswith("wandb://") else None
+def called(path: Path, exact: str | None) -> str:
+    """What a person calls a checkpoint: an artifact's name and version, or what the file or directory is
+    called in the place that it was fetched from.
+
+    Args:
+        path: where it lies on this machine.
+        exact: where it was fetched from; None: it lies here.
+    """
+    if exact is not None and (exact.startswith("wandb://") or _KEY.match(path.name)):
+        return exact.rstrip("/").rpartition("/")[2]
+    return path.name
 
 
 def lies_elsewhere(place: str) -> bool:

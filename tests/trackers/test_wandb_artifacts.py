@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from launcher.checkpoint.formats.convert import convert
 from launcher.config import WandbConfig
 from launcher.errors import BranchPointUnavailable, ConfigError
 from launcher.files import write_json
@@ -115,6 +116,25 @@ def test_an_alias_that_moves_between_two_siblings_starts(
     assert [(one["source"], one["sha256"]) for one in told] == [
         (f"wandb://{PROJECT}/best-model:v0", manifests(tiny.trunk)[20].sha256)
     ] * 2
+
+
+def test_what_others_wrote_is_called_as_the_artifact(
+    tiny: Tiny, server: WandbServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """And not by what the store calls it."""
+    weights = tmp_path / "model.safetensors"
+    convert(tiny.trunk.directory.checkpoints / checkpoint_file(20), weights)
+    files = {"model.safetensors": weights.read_bytes(), "config.json": b"{}"}
+    server.artifacts.put(f"{PROJECT}/theirs", files)
+    asked = [f"branch.from_checkpoint={PROJECT}/theirs:v0", "branch.from_step=20", "tracker=none"]
+    ended = tiny.launch(*asked, environment=environment)
+    assert ended.status == 2
+    assert "theirs:v0 (safetensors) has no optimizer" in " ".join(ended.said.replace("│", " ").split())
+    run = tiny.train(*asked, "branch.restore=weights", "branch.require=weights", "branch.steps=10",
+                     environment=environment)  # fmt: skip
+    assert run.record.group == "theirs-v0-experiments"
+    assert run.record.parent is not None
+    assert (run.record.parent.run, run.record.parent.name) == (None, "theirs:v0")
 
 
 class TestDownloads:
