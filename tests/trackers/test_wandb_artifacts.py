@@ -240,6 +240,7 @@ class TestUploads:
         errors = {step: one.about.metrics["val/error"] for step, one in manifests(run).items()}
         assert versions[-1].metadata["step"] == min(errors, key=lambda step: errors[step])
         assert "best" in versions[-1].aliases
+        assert not any("last" in one.aliases for one in versions)  # The last one need not be among them.
         name = checkpoint_file(versions[-1].metadata["step"])
         own = run.directory.checkpoints / name
         assert versions[-1].entries[name]["ref"] == own.resolve().as_uri()
