@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from launcher.checkpoint.store import checkpoints, metric_by_step, pinned, step_of
 from launcher.config import CheckpointConfig
@@ -26,15 +26,19 @@ def input_of(parent: Parent | None, trunk: RunDirectory | None) -> str | None:
 
 
 def wanted(directory: RunDirectory, config: CheckpointConfig, finished: bool) -> list[KeptCheckpoint]:
-    """What ``checkpoint.artifact`` asks for of a run that is over, is on disk, and is no version in W&B by
-    what the run's own files say."""
+    """The checkpoints of a run that is over which W&B is to have and, by the run's own files, has not.
+
+    Those are what ``checkpoint.artifact`` asks for, and what was noted offline, as far as they are on disk.
+    """
     found: list[KeptCheckpoint] = []
+    up = {step for step, name in uploaded(directory).items() if ":" in name}
+    noted = uploaded(directory).keys() - up
+    publishing = Publishing(directory, config, found.append)
     if config.artifact != "none":
-        publishing = Publishing(directory, config, found.append)
-        # Offline a checkpoint gets the collection's name only: nobody knows whether it went up.
-        publishing._begin({step for step, name in uploaded(directory).items() if ":" in name})
+        publishing._begin(up)
         publishing.end(finished)
-    return found
+    publishing._late(noted)
+    return sorted(found, key=lambda kept: kept.step)
 
 
 class Publishing:
@@ -93,6 +97,12 @@ class Publishing:
                 self._put(step, there[-1])
         elif self._config.artifact == "last" and finished and there:
             self._put(there[-1], there[-1])
+
+    def _late(self, steps: Iterable[int]) -> None:
+        """Those of ``steps`` that are on disk, whatever is asked for by now."""
+        there = [step_of(one) for one in checkpoints(self._directory.checkpoints)]
+        for step in sorted(set(steps) & set(there)):
+            self._put(step, there[-1])
 
     def _best(self) -> int | None:
         sign = 1 if self._config.best_mode == "max" else -1

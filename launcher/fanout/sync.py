@@ -117,18 +117,30 @@ def _parent(outputs: Path, run: Run) -> Run | None:
 
 
 def table(found: Sequence[Synced]) -> Table:
-    """The results for a terminal, one line a run and tracker."""
-    several = any(one.tracker != "wandb" for one in found)
-    checkpoints = any(one.checkpoints for one in found)
-    shown = Table("run", "steps", "segments", "rows sent", "missing")
+    """The results for a terminal, one line a run and tracker; what none of them has gets no column."""
+    columns = {
+        "run": [one.run for one in found],
+        "tracker": [one.tracker for one in found] if any(one.tracker != "wandb" for one in found) else [],
+        "steps": [str(one.lines) for one in found],
+        "segments": [str(len(one.uploaded) or "") for one in found],
+        "rows sent": [str(one.sent or "") for one in found],
+        "checkpoints sent": [steps(sorted(one.checkpoints)) for one in found],
+        "missing": [_missing(one) for one in found],
+    }
+    there = {name: cells for name, cells in columns.items() if any(cells)}
+    shown = Table(*there)
     shown.columns[0].no_wrap = True
-    for name in ["checkpoints sent"] * checkpoints + ["tracker"] * several:
-        shown.add_column(name)
-    for one in found:
-        missing = steps(one.missing) if one.missing else "[red]?[/]" if one.problem else "none"
-        cells = [one.run, str(one.lines), str(len(one.uploaded) or ""), str(one.sent or ""), missing]
-        shown.add_row(*cells, *[steps(sorted(one.checkpoints))] * checkpoints, *[one.tracker] * several)
+    for cells in zip(*there.values(), strict=True):
+        shown.add_row(*cells)
     return shown
+
+
+def _missing(one: Synced) -> str:
+    if one.problem and not one.missing:
+        return "[red]?[/]"
+    lacking = [steps(one.missing)] if one.missing else []
+    lacking += [f"checkpoints {steps(sorted(one.not_uploaded))}"] if one.not_uploaded else []
+    return "; ".join(lacking) or "none"
 
 
 def below(found: Sequence[Synced]) -> list[str]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.config import WandbConfig
+from launcher.config import CheckpointConfig, WandbConfig
 from launcher.files import write_json
 from launcher.layout import RunDirectory, checkpoint_file, manifest_of
+from launcher.publishing import wanted
 from launcher.trackers.base import KeptCheckpoint
 from launcher.trackers.wandb.sync import Local, Synced, sync_run
 from launcher.trackers.wandb.tracker import WandbTracker
@@ -132,8 +133,13 @@ class TestSynced:
             tracker.log(step, {"train/x": 1.0})
         tracker.finish("finished", {})
         (directory.checkpoints / checkpoint_file(3)).unlink()
-        found = synced(tmp_path / "a")
+        # Noted is noted, whatever the last start asked for.
+        kept = wanted(directory, CheckpointConfig(artifact="none"), finished=True)
+        assert [one.step for one in kept] == [5]
+        segments(tmp_path / "a")
+        found = sync_run(Local("fixed-1a2b3c4d", tmp_path / "a", state="finished", checkpoints=kept))
         assert (found.problem, found.missing) == (None, [])
+        assert found.checkpoints == {}  # The client's own had the path.
         assert found.not_uploaded == {3: "it is not on disk any more"}
         [one] = server.artifacts.of("model-fixed-1a2b3c4d")
         assert (one.metadata["step"], one.files[checkpoint_file(5)]) == (5, bytes(range(5)))
