@@ -87,7 +87,7 @@ class Uploads:
         )  # fmt: skip
         answered = time.monotonic()
         deadline = answered + KEEP_SECONDS
-        while self._thread.is_alive() and time.monotonic() < deadline:
+        while self._thread.is_alive() and not self._stop.is_set() and time.monotonic() < deadline:
             if _answers(self._run.settings.base_url):
                 answered = time.monotonic()
             elif time.monotonic() - answered > GONE_SECONDS:
