@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import queue
+import ssl
 import threading
 import time
 import urllib.error
@@ -147,6 +148,9 @@ def _answers(address: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500
+    except urllib.error.URLError as error:
+        # A certificate that is not known here is the client's to judge.
+        return isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False
 
