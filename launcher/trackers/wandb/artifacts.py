@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from launcher.files import read_json_object, write_json
@@ -151,7 +152,7 @@ def _answers(address: str) -> bool:
     except urllib.error.URLError as error:
         # A certificate that is not known here is the client's to judge.
         return isinstance(error.reason, ssl.SSLError)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
