@@ -8,6 +8,7 @@ reaches training.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -22,6 +23,15 @@ from launcher.trackers.tensorboard import TensorboardTracker
 from launcher.trackers.trackio import TrackioTracker
 from launcher.trackers.wandb.tracker import WandbTracker
 from launcher.trackers.worker import Worker
+
+log = logging.getLogger("launcher.trackers")
+
+BEGIN_SECONDS = 10.0
+"""How long all trackers together may keep the first step waiting.
+
+Beginning is the one thing that takes a tracker seconds of pure Python: imports, its service's start, a new
+database. Beside training it would take the interpreter away from it, for more than one step.
+"""
 
 
 def trackers_of(config: TrackerConfig) -> list[Tracker]:
@@ -72,9 +82,13 @@ class Trackers:
         return {**self.links, **said, **{f"{name}_dropped": count for name, count in self.dropped.items()}}
 
     def start(self, identity: RunIdentity) -> None:
-        """Begin the run in every tracker, without waiting for any."""
+        """Begin the run in every tracker; one that takes too long goes on with that beside training."""
         for worker in self._workers:
             worker.start(identity)
+        deadline = time.monotonic() + BEGIN_SECONDS
+        for worker in self._workers:
+            if not worker.begun(deadline - time.monotonic()):
+                log.info("%s has not begun within %g s; training does not wait.", worker.name, BEGIN_SECONDS)
 
     def log(self, line: Mapping[str, int | float | str]) -> bool:
         """Log one step; says whether it is new. A step that is logged already goes nowhere.

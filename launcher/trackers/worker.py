@@ -34,7 +34,7 @@ _Call = tuple[str, float, Callable[[], object]]
 
 
 class Worker:
-    """Feeds one tracker. Only :meth:`wait` and :meth:`leave` ever wait for it.
+    """Feeds one tracker. Only :meth:`begun`, :meth:`wait` and :meth:`leave` ever wait for it.
 
     Whatever goes wrong, the user is warned once; the tracker is then not used again in this run.
     """
@@ -54,6 +54,8 @@ class Worker:
         self._alive = True
         self._full = False
         self._keeping = False
+        self._begun = threading.Event()
+        """Set once the tracker has begun, or will not."""
         self._doing: tuple[str, float] | None = None
         """The call that is under way, and when it is overdue."""
         self._abandoning: threading.Thread | None = None
@@ -85,6 +87,11 @@ class Worker:
             self.link = self.tracker.start(identity)
         finally:
             collector.release(self)
+            self._begun.set()
+
+    def begun(self, seconds: float) -> bool:
+        """Whether the tracker has begun, or was given up, within so many seconds."""
+        return self._begun.wait(max(seconds, 0.0))
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Hand over one step's numbers."""
@@ -223,6 +230,7 @@ class Worker:
             return False
         self._alive = False
         collector.release(self)
+        self._begun.set()
 
         def abandon() -> None:
             with contextlib.suppress(BaseException):

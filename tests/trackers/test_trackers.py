@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from launcher.config import TrackerConfig, WandbConfig
 from launcher.errors import LauncherError
+from launcher.trackers import trackers as tracking
 from launcher.trackers import worker as module
 from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
 from launcher.trackers.metrics_file import MetricsFile, read_metrics
@@ -56,6 +57,12 @@ class Fake:
 
     def of(self, what: str) -> list[Any]:
         return [value for called, value in self.calls if called == what]
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs at its start costs no test ten seconds."""
+    monkeypatch.setattr(tracking, "BEGIN_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -196,6 +203,23 @@ def test_a_slow_tracker_holds_no_step_up(
     assert slow.calls[-1][0] == "finish"
     assert trackers.facts() == {"slow": "see://run-1", "slow_dropped": 40 - len(got)}
     assert len(read_metrics(metrics.path)) == 40
+
+
+def test_the_first_step_waits_until_every_tracker_has_begun_or_failed(
+    metrics: MetricsFile, identity: RunIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "BEGIN_SECONDS", 1000.0)
+    trackers = Trackers(metrics, [Fake("failing", fails="start"), slow := Fake("slow", hangs="start")])
+    starting = threading.Thread(target=trackers.start, args=(identity,))
+    starting.start()
+    starting.join(0.2)
+    assert starting.is_alive()
+    slow.released.set()
+    starting.join(60)
+    assert not starting.is_alive()
+    assert trackers.links == {"slow": "see://run-1"}
+    trackers.finish("finished")
+    assert trackers.dropped == {"failing": 0}
 
 
 def test_what_gathers_is_handed_over_at_once_where_somebody_waits_for_it(

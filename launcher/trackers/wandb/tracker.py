@@ -28,6 +28,7 @@ INIT_SECONDS = 60.0
 UPLOAD_SECONDS = 100.0
 """How long the client may upload at the end; what is left stays on disk for ``launcher sync``."""
 _KILL_SECONDS = 2.0
+_NICENESS = 10
 TAKEN_OVER = ("WANDB_TAGS", "WANDB_RUN_ID", "WANDB_RUN_GROUP")
 """Variables that the launcher reads for the client. In a sweep the client takes its id from nowhere else."""
 
@@ -254,9 +255,21 @@ def quiet_library() -> Any:
 
     library = wandb.setup(settings=wandb.Settings(silent=True))
     library.ensure_service()
+    _yield_to_training()
     # At once: training goes on meanwhile and may start processes.
     os.environ.pop("WANDB_SERVICE", None)
     return library
+
+
+def _yield_to_training() -> None:
+    """Give the client's service, a process group of its own, a low priority: it can wait, a step cannot."""
+    from wandb.sdk import wandb_setup
+
+    connection = wandb_setup.singleton()._connection
+    if connection is not None and connection._proc is not None:
+        with contextlib.suppress(OSError, AttributeError):  # Not every system has priorities of groups.
+            if (group := os.getpgid(connection._proc._process.pid)) != os.getpgrp():
+                os.setpriority(os.PRIO_PGRP, group, _NICENESS)
 
 
 def _was_online(identity: RunIdentity) -> bool:
