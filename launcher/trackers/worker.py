@@ -214,7 +214,7 @@ class Worker:
                 while True:
                     self.dropped += self._waiting.get_nowait()[0] == "log"
             self._wake()
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             log.warning(
                 "%s failed (%s): %s. %s; metrics.jsonl has everything.%s",
                 self.name,
