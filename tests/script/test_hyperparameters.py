@@ -15,6 +15,7 @@ from torch.optim import lr_scheduler as schedules
 from launcher.errors import CheckpointError, ConfigError
 from launcher.script.hyperparameters import fresh, settle
 from launcher.script.parts import FRESH, Parts, collected
+from launcher.script.schedules import counts_steps, position, put_behind, rates_behind
 
 SCHEDULES: dict[str, Callable[[Optimizer, dict[str, Any]], Any]] = {
     "none": lambda optimizer, typed: None,
@@ -132,6 +133,27 @@ def test_of_a_foreign_trunk_the_groups_themselves_tell() -> None:
     own = fresh(branch)
     assert settle(branch, own, None, branch.load(state)) == ["optimizer.lr", "optimizer.lr"]
     assert branch.optimizers["optimizer"].param_groups[0]["lr"] == 0.03 * 0.9**6
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "none"])
+def test_of_a_foreign_schedule_its_place_is_enough(schedule: str) -> None:
+    trunk, branch = built(schedule), built(schedule)
+    before = copy.deepcopy(branch.schedulers["scheduler"].state_dict())
+    assert rates_behind(branch.schedulers["scheduler"], 6) == step(trunk, 6)[-1]
+    assert branch.schedulers["scheduler"].state_dict() == before
+    put_behind(branch.schedulers["scheduler"], position({"last_epoch": 6}, 20))
+    own = fresh(branch)
+    restored = branch.load(
+        {"optimizer_state_dict": copy.deepcopy(trunk.state_dict()["optimizer_state_dict"])}
+    )
+    assert settle(branch, own, None, {*restored, "scheduler"}) == []
+    assert step(branch, 6) == step(trunk, 6)
+
+
+def test_a_schedule_that_ends_before_its_place_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="shorter than what the checkpoint has behind it"):
+        put_behind(built("one cycle").schedulers["scheduler"], 21)
+    assert not counts_steps(schedules.ReduceLROnPlateau(SGD([torch.zeros(1, requires_grad=True)], lr=0.1)))
 
 
 def test_two_optimizers_each_keep_their_own() -> None:
