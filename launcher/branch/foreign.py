@@ -23,7 +23,7 @@ from launcher.findings import Finding
 from launcher.script.hyperparameters import of_group
 from launcher.script.loop import OwnLoop
 from launcher.script.parts import DATA
-from launcher.script.schedules import SCHEDULER, counts_steps, moved_by, position, rates_behind
+from launcher.script.schedules import SCHEDULER, counts_steps, moved_by, position, rates_behind, untouched
 from launcher.training.optim import build_optimizer, hyperparameters
 from launcher.training.task import Task
 
@@ -320,9 +320,9 @@ def _other_schedule(plan: Plan, point: BranchPoint, found: Inspection, task: Own
     if not (comparable and counts_steps(scheduler) and _told(plan, point, task)):
         return []
     steps = position(found.state.get("scheduler_state_dict"), plan.schedule_start)
-    own = rates_behind(scheduler, steps)
+    own = rates_behind(untouched(scheduler), steps)
     theirs = [group.hyperparameters.get("lr") for group in point.manifest.content.optimizer_groups]
-    for here, there in zip(own or [], theirs, strict=False):
+    for here, there in zip(own, theirs, strict=False):
         if isinstance(there, float) and not math.isclose(here, there, rel_tol=1e-9):
             return [
                 Finding(

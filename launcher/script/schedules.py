@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from launcher.errors import CheckpointError
@@ -55,17 +56,49 @@ def put_behind(scheduler: Any, steps: int) -> None:
                 ) from error
 
 
-def rates_behind(scheduler: Any, steps: int) -> list[float] | None:
-    """The rates of all groups after so many steps; None where it cannot be tried out.
+def untouched(scheduler: Any) -> Any:
+    """A copy of a new schedule over a stand-in for its optimizer: groups without parameters.
 
-    Args:
-        scheduler: as it was built; it is left as it is.
-        steps: see :func:`put_behind`.
+    Nothing that it refers to is copied, which may be a whole model: a method of it as the factor.
     """
-    parameters = [one for group in scheduler.optimizer.param_groups for one in group["params"]]
-    try:
-        tried = copy.deepcopy(scheduler, {id(one): one for one in parameters})
-    except TypeError:
-        return None  # It holds something of the script's that has no copy.
-    put_behind(tried, steps)
-    return [float(group["lr"]) for group in tried.optimizer.param_groups]
+    return _copied(scheduler, _StandIn([_plain(group) for group in scheduler.optimizer.param_groups]))
+
+
+class _StandIn:
+    """What of an optimizer a schedule steps."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        self.param_groups = groups
+
+    def step(self) -> None:
+        """Schedules look whether it was called."""
+
+
+def _plain(group: Mapping[str, Any]) -> dict[str, Any]:
+    values = {key: value for key, value in group.items() if key != "params"}
+    # A rate in a tensor is changed in place.
+    return {key: one.clone() if isinstance(one, Tensor) else one for key, one in values.items()}
+
+
+def _copied(scheduler: Any, optimizer: _StandIn) -> Any:
+    made = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        if isinstance(value, list | dict):
+            setattr(made, name, copy.copy(value))
+    made.optimizer = optimizer
+    if hasattr(made, "_schedulers"):
+        made._schedulers = [_copied(one, optimizer) for one in made._schedulers]
+    return made
+
+
+def rates_behind(new: Any, steps: int) -> list[float]:
+    """The rates of all groups after so many steps of a new schedule, which are taken."""
+    put_behind(new, steps)
+    return [float(group["lr"]) for group in new.optimizer.param_groups]
+
+
+def steps_of(scheduler: Any) -> int | None:
+    """How often a schedule was stepped."""
+    inner = getattr(scheduler, "_schedulers", None)
+    count = getattr(scheduler, "last_epoch", None)
+    return steps_of(inner[0]) if count is None and inner else count

@@ -20,7 +20,7 @@ from launcher.checkpoint.manifest import Content
 from launcher.differences import plain
 from launcher.errors import RunFailed
 from launcher.lineage import Origin
-from launcher.script.hyperparameters import Fresh, fresh, rate, settle
+from launcher.script.hyperparameters import Fresh, fresh, new_schedules, rate, settle
 from launcher.script.loop import OwnLoop
 from launcher.script.parts import FRESH, MODEL, Parts
 from launcher.script.reading import noted
@@ -237,13 +237,13 @@ class Session(Run):
             return
         config = self._plan.config.branch
         parts.load_weights(weights_of(config, state[MODEL], parts))
-        held = taken(config, state, parts)
+        held, new = taken(config, state, parts), new_schedules(parts)
         placed = self._place_schedule(parts, held)
         # Some schedules move momentum as well as the rate.
         own = fresh(parts) if placed else self._fresh
         restored = parts.load(held) | placed
         whole = config.restore == "full"
-        changed = settle(parts, own, state.get(FRESH) if whole else own, restored)
+        changed = settle(parts, own, state.get(FRESH) if whole else own, restored, new)
         if changed:
             log.info("On top of what was restored: %s.", ", ".join(dict.fromkeys(changed)))
 
