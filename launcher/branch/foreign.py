@@ -22,7 +22,7 @@ from launcher.errors import ConfigError
 from launcher.findings import Finding
 from launcher.script.hyperparameters import of_group
 from launcher.script.loop import OwnLoop
-from launcher.script.parts import DATA
+from launcher.script.parts import DATA, SCHEDULER_STATE
 from launcher.script.schedules import SCHEDULER, counts_steps, moved_by, position, rates_behind, untouched
 from launcher.training.optim import build_optimizer, hyperparameters
 from launcher.training.task import Task
@@ -257,7 +257,7 @@ def _lacking_schedule(branch: BranchConfig, components: Container[str], task: Ta
         return []
     if not counts_steps(scheduler):
         return [f"state of {type(scheduler).__name__}"]
-    return [] if "scheduler_state_dict" in components else [_PLACE]
+    return [] if SCHEDULER_STATE in components else [_PLACE]
 
 
 def _part(lacking: str, given_up: dict[str, str]) -> str:
@@ -319,7 +319,7 @@ def _other_schedule(plan: Plan, point: BranchPoint, found: Inspection, task: Own
     comparable = not plan.differences and plan.horizon_steps == plan.config.training.steps
     if not (comparable and counts_steps(scheduler) and _told(plan, point, task)):
         return []
-    steps = position(found.state.get("scheduler_state_dict"), plan.schedule_start)
+    steps = position(found.state.get(SCHEDULER_STATE), plan.schedule_start)
     own = rates_behind(untouched(scheduler), steps)
     theirs = [group.hyperparameters.get("lr") for group in point.manifest.content.optimizer_groups]
     for here, there in zip(own, theirs, strict=False):

@@ -22,7 +22,7 @@ from launcher.errors import RunFailed
 from launcher.lineage import Origin
 from launcher.script.hyperparameters import Fresh, fresh, new_schedules, rate, settle
 from launcher.script.loop import OwnLoop
-from launcher.script.parts import FRESH, MODEL, Parts
+from launcher.script.parts import FRESH, MODEL, SCHEDULER_STATE, Parts
 from launcher.script.reading import noted
 from launcher.script.run import Run, Stopped
 from launcher.script.schedules import SCHEDULER, counts_steps, position, put_behind
@@ -253,10 +253,10 @@ class Session(Run):
         foreign = plan.point is not None and plan.point.foreign
         if scheduler is None or not foreign or not keeps_schedule(plan.config.branch):
             return set()
-        saved = held.get("scheduler_state_dict")
+        saved = held.get(SCHEDULER_STATE)
         if "lr_lambdas" in (saved or {}) and isinstance(scheduler, LambdaLR):
             return set()  # All of it is there.
-        held.pop("scheduler_state_dict", None)
+        held.pop(SCHEDULER_STATE, None)
         if counts_steps(scheduler):
             put_behind(scheduler, position(saved, plan.schedule_start))
         # Of one that does not, the restored rate is all that there is.
