@@ -17,7 +17,7 @@ import torch
 
 from launcher.branch.resolve import resolve
 from launcher.checkpoint.formats.convert import convert
-from launcher.checkpoint.formats.known import described, inspect, load
+from launcher.checkpoint.formats.known import described, inspect, load, only_one
 from launcher.checkpoint.manifest import Manifest, read_manifest
 from launcher.checkpoint.verify import verify_file
 from launcher.config import BranchConfig, Config
@@ -237,6 +237,28 @@ class TestBranching:
         place = f"branch.from_checkpoint={foreign.directory / 'full.pt'}"
         ended = empty.refuse("-m", "+branch=foreign", place, "fanout.repeats=2", "optimizer.lr=1e-3,4e-4")
         assert "fanout.repeats counts seeds from the trunk's" in ended.said
+
+    def test_a_step_is_told_once(self, foreign: Foreign, tmp_path: Path) -> None:
+        """By whoever converts, or by whoever branches, and by nobody otherwise than the checkpoint."""
+        bare = tmp_path / "bare.pt"
+        shutil.copy(foreign.directory / "bare_step_20.pt", bare)
+        [unknown, _] = convert(bare, tmp_path / "unknown.pt")
+        [told, _] = convert(bare, tmp_path / "told" / "it.pt", said=20)
+        assert (inspect(unknown).step, inspect(told).step) == (None, 20)
+        point = resolve(BranchConfig(from_checkpoint=str(unknown)), Path())
+        assert "step" in point.missing
+        point = resolve(BranchConfig(from_checkpoint=str(unknown), from_step=20), Path())
+        assert "step" not in point.missing
+        assert (point.manifest.step, point.manifest.about.progress["step"]) == (20, 20)
+        with pytest.raises(BranchPointUnavailable, match="name different steps"):
+            resolve(BranchConfig(from_checkpoint=str(told), from_step=10), Path())
+
+    def test_a_directory_with_one_checkpoint_is_that_one(self, foreign: Foreign, tmp_path: Path) -> None:
+        [one, _] = convert(foreign.directory / "full.pt", tmp_path)
+        assert only_one(tmp_path) == only_one(one) == one
+        assert only_one(foreign.directory / "hf" / "checkpoint-20").name == "checkpoint-20"
+        with pytest.raises(CheckpointError, match="several checkpoints"):
+            only_one(foreign.tiny.trunk.directory.path)
 
     def test_a_converted_checkpoint_is_the_branch_point_that_it_was(
         self, foreign: Foreign, empty: Tiny, tmp_path: Path

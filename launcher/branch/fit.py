@@ -79,13 +79,17 @@ def _tensor_findings(
         expected = "names and shapes of the new model"
         return [Finding("error", f"branch.rename: {said}", listing, expected, "check the prefixes")]
     if not keys:
+        foreign = plan.point is not None and plan.point.foreign
         return [
             Finding(
                 "error",
                 "model",
                 listing,
                 f"the tensors of {manifest.about.run} at step {manifest.step}",
-                "the model's code changed since the trunk ran: go back to its version, or "
+                "if only the names begin otherwise: '+branch.rename={OLD.: NEW.}'; else "
+                "branch.restore=weights with branch.include or branch.exclude"
+                if foreign
+                else "the model's code changed since the trunk ran: go back to its version, or "
                 "branch.restore=weights with branch.include, branch.exclude or branch.rename",
             )
         ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,18 @@ from torch import nn
 from launcher.branch.declared import Declared
 from launcher.branch.moments import Held, held, lost, misfits
 from launcher.branch.resolve import BranchPoint
+from launcher.branch.select import keeps_schedule
 from launcher.checkpoint.content import OPTIMIZER
 from launcher.checkpoint.formats.known import Inspection, inspect
 from launcher.checkpoint.formats.trainer_state import TRAINER
-from launcher.config import OWN_LOOP, BranchConfig, Config
+from launcher.config import BranchConfig, Config
 from launcher.differences import compared, plain
 from launcher.errors import ConfigError
 from launcher.findings import Finding
 from launcher.script.hyperparameters import of_group
 from launcher.script.loop import OwnLoop
-from launcher.script.parts import DATA
+from launcher.script.parts import DATA, SCHEDULER_STATE
+from launcher.script.schedules import SCHEDULER, counts_steps, moved_by, position, rates_behind, untouched
 from launcher.training.optim import build_optimizer, hyperparameters
 from launcher.training.task import Task
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 LEVELS = ("weights", "state", "exact")
 """The values of ``branch.require``, from the least to the most."""
+_PLACE = "position in the schedule"
 UNKNOWN = "unknown"
 """What a trunk that nobody knows had, in the place of a value."""
 
@@ -119,7 +123,7 @@ def foreign_findings(plan: Plan, task: Task | OwnLoop, model: nn.Module) -> list
             + " could be compared",
         ),
         *_built_otherwise(plan, point, task),
-        *_inside(plan, point, found),
+        *_inside(plan, point, found, task),
     ]
 
 
@@ -147,10 +151,11 @@ def _built_otherwise(plan: Plan, point: BranchPoint, task: Task | OwnLoop) -> li
     if not isinstance(task, OwnLoop) or task.optimizer is None or not _told(plan, point, task):
         return []
     own, groups = task.optimizer.param_groups, point.manifest.content.optimizer_groups
+    left_out = _ARITHMETIC | moved_by(task.parts.schedulers.get(SCHEDULER))
     unlike: dict[str, Finding] = {}
     for here, there in zip(map(of_group, own), groups if len(groups) == len(own) else (), strict=False):
         theirs = of_group(there.hyperparameters)
-        for name in sorted((here.keys() & theirs.keys() & there.hyperparameters.keys()) - _ARITHMETIC):
+        for name in sorted((here.keys() & theirs.keys() & there.hyperparameters.keys()) - left_out):
             if _as_json(here[name]) == _as_json(theirs[name]):
                 continue
             moved = name == "lr" and "initial_lr" not in there.hyperparameters
@@ -208,6 +213,7 @@ def _takes_optimizer(branch: BranchConfig) -> bool:
 
 def _missing(branch: BranchConfig, point: BranchPoint, lacking: list[str]) -> list[Finding]:
     reached = level(lacking)
+    says = "branch.from_step=N says its step; or " if "step" in lacking else ""
     if LEVELS.index(reached) < LEVELS.index(branch.require):
         return [
             Finding(
@@ -217,11 +223,13 @@ def _missing(branch: BranchConfig, point: BranchPoint, lacking: list[str]) -> li
                 "all that is taken over, so that a control is exact"
                 if branch.require == "exact"
                 else "model, optimizer and step",
-                f"branch.require={reached}: what is missing starts anew",
+                f"{says}branch.require={reached}: what is missing starts anew",
             )
         ]
+    anew = "it starts anew: no branch is exact"
+    instead = {_PLACE: "this run's is put behind as many steps: no branch is exact"}
     return [
-        Finding("warning", "branch", f"no {part} in the checkpoint", "", "it starts anew: no branch is exact")
+        Finding("warning", "branch", f"no {part} in the checkpoint", "", instead.get(part, anew))
         for part in lacking
     ]
 
@@ -237,8 +245,19 @@ def lacking_parts(branch: BranchConfig, point: BranchPoint, task: Task | OwnLoop
     counted_by_trainer = TRAINER in components and task.stateful().keys() == {TRAINER}
     if task.stateful() and "task" not in components and not counted_by_trainer:
         lacking.append("state of the task's own parts")
+    lacking += _lacking_schedule(branch, components, task)
     given_up = {"optimizer": "optimizer", "step": "step", "data position": "data"}
     return [part for part in lacking if _part(part, given_up) not in branch.reset]
+
+
+def _lacking_schedule(branch: BranchConfig, components: Container[str], task: Task | OwnLoop) -> list[str]:
+    """What of a script's schedule the checkpoint does not tell. A task's is a function of the step."""
+    scheduler = task.parts.schedulers.get(SCHEDULER) if isinstance(task, OwnLoop) else None
+    if scheduler is None or not keeps_schedule(branch):
+        return []
+    if not counts_steps(scheduler):
+        return [f"state of {type(scheduler).__name__}"]
+    return [] if SCHEDULER_STATE in components else [_PLACE]
 
 
 def _part(lacking: str, given_up: dict[str, str]) -> str:
@@ -253,14 +272,14 @@ def level(lacking: Iterable[str]) -> str:
     return "state" if lacking else "exact"
 
 
-def _inside(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
+def _inside(plan: Plan, point: BranchPoint, found: Inspection, task: Task | OwnLoop) -> list[Finding]:
     """What the numbers rest on that are not said by the checkpoint itself."""
     notes = [Finding("warning", "branch", f"left out: {one}") for one in found.left_out]
     if found.step_source == "name":
         notes.append(Finding("note", "branch", f"its step {found.step} is told by its name"))
     if found.step_source == "optimizer":
         notes.append(Finding("note", "branch", f"its step {found.step} is what the optimizer counted"))
-    notes += _schedule(plan, point, found)
+    notes += _schedule(plan, point, found, task)
     groups = point.manifest.content.optimizer_groups
     if groups and plan.config.optimizer and "optimizer.lr" not in _optimizer(point, plan.config):
         rate = plan.config.optimizer.get("lr")
@@ -271,12 +290,14 @@ def _inside(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
     return notes
 
 
-def _schedule(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding]:
-    """A schedule of epochs gives its position in these, and the launcher's own takes it for steps."""
-    branch = plan.config.branch
+def _schedule(plan: Plan, point: BranchPoint, found: Inspection, task: Task | OwnLoop) -> list[Finding]:
+    """Whether the place in the schedule is the one that the checkpoint was at."""
+    if not keeps_schedule(plan.config.branch):
+        return []
+    if isinstance(task, OwnLoop):
+        return _other_schedule(plan, point, found, task)
     there = point.manifest.about.progress.get("schedule_step")
-    taken = branch.restore == "full" and branch.schedule == "keep" and "scheduler" not in branch.reset
-    if not taken or plan.config.task._target_ == OWN_LOOP or there == found.step or found.step is None:
+    if there == found.step or found.step is None:
         return []
     return [
         Finding(
@@ -287,3 +308,29 @@ def _schedule(plan: Plan, point: BranchPoint, found: Inspection) -> list[Finding
             "if it counts epochs, the learning rate goes on at a wrong place: branch.schedule=restart",
         )
     ]
+
+
+def _other_schedule(plan: Plan, point: BranchPoint, found: Inspection, task: OwnLoop) -> list[Finding]:
+    """A script's own schedule is held against the rate that the checkpoint's optimizer had.
+
+    Where something was typed, it may be that. It is tried out as the checks built it: over its own length.
+    """
+    scheduler, branch = task.parts.schedulers.get(SCHEDULER), plan.config.branch
+    comparable = not plan.differences and plan.horizon_steps == plan.config.training.steps
+    if not (comparable and counts_steps(scheduler) and _told(plan, point, task)):
+        return []
+    steps = position(found.state.get(SCHEDULER_STATE), plan.schedule_start)
+    own = rates_behind(untouched(scheduler), steps)
+    theirs = [group.hyperparameters.get("lr") for group in point.manifest.content.optimizer_groups]
+    for here, there in zip(own, theirs, strict=False):
+        if isinstance(there, float) and not math.isclose(here, there, rel_tol=1e-9):
+            return [
+                Finding(
+                    "error" if branch.require == "exact" else "warning",
+                    "scheduler",
+                    f"this run's gives a learning rate of {here:g} behind step {steps}",
+                    f"{there:g}, which the checkpoint's optimizer has",
+                    "build the trunk's schedule; or, knowing that no control is exact, branch.require=state",
+                )
+            ]
+    return []

@@ -41,6 +41,8 @@ class BranchPoint:
     """What wrote it; see :mod:`launcher.checkpoint.formats`."""
     foreign: bool = False
     """Whether it does not tell its run's config: another program wrote it, or it was converted."""
+    step_known: bool = True
+    """Whether the checkpoint, its name or the user said how many steps it is behind."""
     source: str | None = None
     """Where it was fetched from, with everything resolved that can move; None: it lies on this machine."""
 
@@ -59,7 +61,7 @@ class BranchPoint:
         """What an exact branch needs and the checkpoint does not have."""
         content = self.manifest.content
         names = [entry.name for entry in content.tensors]
-        return missing(content.components, names, "step" in self.manifest.about.progress)
+        return missing(content.components, names, self.step_known)
 
 
 def handed_on(point: BranchPoint) -> str:
@@ -181,6 +183,7 @@ def _point(
         passed_over=passed_over,
         format=form.name if form is not None else Own.name,
         foreign=not manifest.about.config,
+        step_known="step" in manifest.about.progress,
     )
 
 

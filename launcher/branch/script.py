@@ -6,11 +6,12 @@ from typing import Any
 
 from launcher.branch.effect import taken_back
 from launcher.branch.plan import Plan
+from launcher.branch.select import keeps_schedule
 from launcher.config import LAUNCHERS, OWN_LOOP, Config
 from launcher.errors import LauncherError
 from launcher.findings import Finding
 from launcher.script.loop import OwnLoop
-from launcher.script.parts import DATA, UNKNOWN
+from launcher.script.parts import DATA, SCHEDULER_STATE, UNKNOWN
 
 
 def script_findings(plan: Plan, task: OwnLoop) -> list[Finding]:
@@ -38,16 +39,18 @@ def script_findings(plan: Plan, task: OwnLoop) -> list[Finding]:
                 "drop it",
             )
         )
-    if plan.point is not None and "data" in task.parts.stateful and not reset:
-        components = plan.point.manifest.content.components
-        if not plan.point.foreign and DATA not in components:
+    starts_anew = {"data": reset, "scheduler": not keeps_schedule(plan.config.branch)}
+    for name, component in (("data", DATA), ("scheduler", SCHEDULER_STATE)):
+        if plan.point is None or plan.point.foreign or name not in task.parts.stateful or starts_anew[name]:
+            continue
+        if component not in plan.point.manifest.content.components:
             findings.append(
                 Finding(
                     "error" if exact else "warning",
-                    "run.register(data=...)",
-                    f"{plan.point.run_id} did not register its data",
-                    "the position in the data",
-                    "register what the trunk registered, or branch.require=state: the data starts anew",
+                    f"run.register({name}=...)",
+                    f"{plan.point.run_id} did not register its {name}",
+                    f"the position in the {'data' if name == 'data' else 'schedule'}",
+                    f"register what the trunk registered, or branch.require=state: the {name} starts anew",
                 )
             )
     if plan.point is not None and task.fingerprint() == UNKNOWN:

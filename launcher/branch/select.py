@@ -80,6 +80,11 @@ def _renamed(rename: Mapping[str, str], there: list[str]) -> dict[str, str]:
     return result
 
 
+def keeps_schedule(branch: BranchConfig) -> bool:
+    """Whether the learning-rate schedule goes on where the trunk's was."""
+    return branch.restore == "full" and branch.schedule == "keep" and "scheduler" not in branch.reset
+
+
 def selected_state(state: Mapping[str, Any], branch: BranchConfig) -> dict[str, Any]:
     """The parts of a whole state, other than the model, that a branch takes over."""
     if branch.restore == "weights":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from launcher.checkpoint.formats.known import described, inspect
+from launcher.checkpoint.formats.known import described, inspect, only_one
 from launcher.commands.verbs import Verbs, answer, positive
 from launcher.report import inspection
 
@@ -45,9 +45,10 @@ def _checkpoint(verb: argparse.ArgumentParser) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    told = inspection.facts(inspect(options.path))
+    path = only_one(options.path)
+    told = inspection.facts(inspect(path))
     if options.digest:
-        told["sha256"] = described(options.path, _allowed(options)).sha256
+        told["sha256"] = described(path, _allowed(options)).sha256
     answer(options, told, inspection.rendered(told, options.tensors))
     return 0
 
@@ -56,8 +57,9 @@ def _convert(options: argparse.Namespace) -> int:
     # It imports PyTorch.
     from launcher.checkpoint.formats.convert import convert
 
-    written = convert(options.path, options.out, _allowed(options), options.step)
-    told = {"written": [str(path) for path in written], "missing": list(inspect(options.path).missing)}
+    path = only_one(options.path)
+    written = convert(path, options.out, _allowed(options), options.step)
+    told = {"written": [str(one) for one in written], "missing": list(inspect(path).missing)}
     answer(options, told, escape("\n".join(told["written"])))
     return 0
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from launcher.checkpoint.tree import SCALARS
 from launcher.script.parts import Parts
+from launcher.script.schedules import counts_steps, rates_behind, steps_of, untouched
 
 _POSITION = frozenset({"last_epoch", "base_lrs"})
 """What of a scheduler's state is how far it is, or follows from its optimizer."""
@@ -34,7 +35,9 @@ def fresh(parts: Parts) -> Fresh:
     return built
 
 
-def settle(parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str]) -> list[str]:
+def settle(
+    parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str], new: Mapping[str, Any]
+) -> list[str]:
     """Put what differs from the trunk on top of what was restored; the names of what was changed.
 
     Args:
@@ -42,6 +45,7 @@ def settle(parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str]) -
         own: :func:`fresh` of this run.
         trunks: that of the run that wrote the checkpoint; None where nobody kept it.
         restored: the names of the parts that were.
+        new: schedulers as they were built, by name; see :func:`new_schedules`. They are used up.
     """
     changed = []
     for name, optimizer in parts.optimizers.items():
@@ -51,12 +55,16 @@ def settle(parts: Parts, own: Fresh, trunks: Fresh | None, restored: set[str]) -
             _begin_at(optimizer, [one for key, one in driving.items() if key in restored])
             before = own[name]
         anew = bool(driving) and not driving.keys() & restored and name in restored
+        rates: list[float] | None = None
         for index, group in enumerate(optimizer.param_groups):
             built = own[name][index]
             there = before[index] if before is not None else of_group(group)
             other = [key for key in built if key != _SAVED_RATE and built[key] != there.get(key)]
+            if "lr" in other and rates is None and not anew:
+                rates = _rates_there(driving, new)
             if "lr" in other or anew:
-                _set_rate(group, index, built, there.get("lr"), driving.values(), anew)
+                now = rates[index] if rates else None
+                _set_rate(group, index, built, there.get("lr"), driving.values(), anew, now)
             group.update({key: built[key] for key in other if key != "lr"})
             changed += [f"{name}.{key}" for key in other]
     for name, scheduler in parts.schedulers.items():
@@ -112,10 +120,33 @@ def _begin_at(optimizer: Optimizer, schedulers: list[Any]) -> None:
             _put(group, now)
 
 
+def new_schedules(parts: Parts) -> dict[str, Any]:
+    """Copies of the schedulers as they were built, by name; to be made before anything is restored."""
+    return {name: untouched(one) for name, one in parts.schedulers.items() if counts_steps(one)}
+
+
+def _rates_there(driving: Mapping[str, Any], new: Mapping[str, Any]) -> list[float] | None:
+    """What an optimizer's schedule, as it was built, gives at the place where the restored one stands."""
+    if len(driving) != 1:
+        return None
+    [(name, restored)] = driving.items()
+    steps = steps_of(restored)
+    return None if name not in new or steps is None else rates_behind(new[name], steps)
+
+
 def _set_rate(
-    group: dict[str, Any], index: int, built: Mapping[str, Any], old: Any, driving: Any, anew: bool
+    group: dict[str, Any],
+    index: int,
+    built: Mapping[str, Any],
+    old: Any,
+    driving: Any,
+    anew: bool,
+    there: float | None,
 ) -> None:
-    """Another base rate: in the group, in whatever schedules it, and at its present place in the schedule."""
+    """Another base rate: in the group, in whatever schedules it, and at its present place in the schedule.
+
+    Without ``there``, what the schedule gives at that place, the rate is changed in proportion.
+    """
     new, now = built["lr"], _number(group["lr"])
     if "initial_lr" in group:
         group["initial_lr"] = new
@@ -123,6 +154,8 @@ def _set_rate(
         _put(group, new)
     elif anew:
         _put(group, built[_SAVED_RATE])
+    elif there is not None:
+        _put(group, there)
     else:
         _put(group, now * new / old if old else new)
     for scheduler in driving:

@@ -16,10 +16,11 @@ from launcher.training.task import Direction, Stateful
 
 MODEL = "model_state_dict"
 DATA = "data_state"
+SCHEDULER_STATE = "scheduler_state_dict"
 FRESH = "fresh"
 _CUSTOMARY = {
     "optimizer": "optimizer_state_dict",
-    "scheduler": "scheduler_state_dict",
+    "scheduler": SCHEDULER_STATE,
     "scaler": "scaler_state_dict",
     "data": DATA,
 }

@@ -9,20 +9,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from launcher.branch.metadata import identity_of
 from launcher.branch.plan import Plan
+from launcher.branch.select import keeps_schedule
 from launcher.canary import refuse_unrepeatable
 from launcher.checkpoint.content import describe
 from launcher.checkpoint.manifest import Content
 from launcher.differences import plain
 from launcher.errors import RunFailed
 from launcher.lineage import Origin
-from launcher.script.hyperparameters import Fresh, fresh, rate, settle
+from launcher.script.hyperparameters import Fresh, fresh, new_schedules, rate, settle
 from launcher.script.loop import OwnLoop
-from launcher.script.parts import FRESH, MODEL, Parts
+from launcher.script.parts import FRESH, MODEL, SCHEDULER_STATE, Parts
 from launcher.script.reading import noted
 from launcher.script.run import Run, Stopped
+from launcher.script.schedules import SCHEDULER, counts_steps, position, put_behind
 from launcher.session.source import Source, facts_of, taken, weights_of
 from launcher.session.unread import refuse_unread, tell_unread
 from launcher.session.unregistered import watched
@@ -234,11 +237,30 @@ class Session(Run):
             return
         config = self._plan.config.branch
         parts.load_weights(weights_of(config, state[MODEL], parts))
-        restored = parts.load(taken(config, state, parts))
+        held, new = taken(config, state, parts), new_schedules(parts)
+        placed = self._place_schedule(parts, held)
+        # Some schedules move momentum as well as the rate.
+        own = fresh(parts) if placed else self._fresh
+        restored = parts.load(held) | placed
         whole = config.restore == "full"
-        changed = settle(parts, self._fresh, state.get(FRESH) if whole else self._fresh, restored)
+        changed = settle(parts, own, state.get(FRESH) if whole else own, restored, new)
         if changed:
             log.info("On top of what was restored: %s.", ", ".join(dict.fromkeys(changed)))
+
+    def _place_schedule(self, parts: Parts, held: dict[str, Any]) -> set[str]:
+        """Of a foreign checkpoint a schedule takes its place only. The restored optimizer goes over it."""
+        plan, scheduler = self._plan, parts.schedulers.get(SCHEDULER)
+        foreign = plan.point is not None and plan.point.foreign
+        if scheduler is None or not foreign or not keeps_schedule(plan.config.branch):
+            return set()
+        saved = held.get(SCHEDULER_STATE)
+        if "lr_lambdas" in (saved or {}) and isinstance(scheduler, LambdaLR):
+            return set()  # All of it is there.
+        held.pop(SCHEDULER_STATE, None)
+        if counts_steps(scheduler):
+            put_behind(scheduler, position(saved, plan.schedule_start))
+        # Of one that does not, the restored rate is all that there is.
+        return {SCHEDULER}
 
     def _begin_step(self) -> None:
         self._line = {}

@@ -120,6 +120,34 @@ def test_other_data_and_data_without_a_position_are_refused(project: Project) ->
     assert "begins anew" in trunk.good("loader.kind=stream", "training.steps=2").err
 
 
+def test_a_foreign_checkpoint_gives_the_place_in_the_schedule(project: Project, tmp_path: Path) -> None:
+    trunk = read_state(project.trunk.directory.checkpoints / checkpoint_file(8))
+    optimizer = trunk["optimizer_state_dict"]
+    # As it was, the seed's generators included, in somebody else's keys.
+    generators = {"rng": trunk["rng_state"], "task": trunk["task"]}
+    whole = {"model": trunk["model_state_dict"], "optimizer": optimizer, "step": 8, **generators}
+    torch.save({**whole, "scheduler": trunk["scheduler_state_dict"]}, tmp_path / "whole.pt")
+    torch.save(whole, tmp_path / "functional.pt")
+    del whole["step"]
+    torch.save(whole, tmp_path / "uncounted.pt")
+    place = f"branch.from_checkpoint={tmp_path}"
+    anew = "branch.reset=[data]"
+    assert "has no position in the schedule" in project.refuse(f"{place}/functional.pt", anew).said
+    uncounted = project.refuse(f"{place}/uncounted.pt", anew).said
+    assert "has no step" in uncounted
+    assert "branch.from_step=N" in uncounted
+    project.good(f"{place}/functional.pt", anew, "branch.require=state")
+    project.good(f"{place}/whole.pt", anew)
+    theirs = {step: line["train/learning_rate"] for step, line in metrics(project.trunk).items() if step > 8}
+    for run in project.runs():
+        if run.record.parent is not None:
+            assert {step: line["train/learning_rate"] for step, line in metrics(run).items()} == theirs
+    project.edit("T_max=run.horizon_steps", "T_max=2 * run.horizon_steps")
+    other = project.refuse(f"{place}/whole.pt", anew, "tracking.group=other").said
+    assert "behind step 8" in other
+    assert "build the trunk's schedule" in other
+
+
 def test_it_stops_early_and_saves_when_it_is_asked_to(tmp_path: Path) -> None:
     project = Project.of(SOURCE, tmp_path / "project")
     project.good("stop_at=6", "save_at=3")

@@ -135,6 +135,9 @@ def test_what_cannot_be_is_refused_before_anything_runs(project: Project) -> Non
     assert "n_embd=32, or restore a part" in wider.said
     assert "Key 'n_embdd' is not in struct" in project.refuse("branch.from_step=40", "n_embdd=64").said
     assert "launch.nproc=2" in project.refuse("launch.nproc=2").said
+    scheduled = "scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 9)"
+    project.edit("optimizer=optimizer)", f"optimizer=optimizer, {scheduled})")
+    assert "did not register its scheduler" in project.refuse("branch.from_step=40").said
     project.edit("data = read_text()", "data = read_text()[: cfg.bytes]")
     broken = project.refuse("branch.from_step=40").said
     assert "failed before it registered anything" in broken

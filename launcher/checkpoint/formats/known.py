@@ -117,6 +117,26 @@ def foreign_in(place: Path, step: int | None) -> Path | None:
     return place if recognise(place) is not None else of_several
 
 
+def only_one(path: Path) -> Path:
+    """The checkpoint that ``path`` is, or the only one of the launcher's in this directory.
+
+    Raises:
+        CheckpointError: there are several.
+    """
+    if not path.is_dir() or recognise(path) is not None:
+        return path
+    inner = path / "checkpoints"
+    there = checkpoints(inner if inner.is_dir() else path)
+    if len(there) > 1:
+        raise CheckpointError(
+            "This directory holds several checkpoints.",
+            where=str(there[0].parent),
+            found=", ".join(one.name for one in there),
+            do="name one of them",
+        )
+    return there[0] if there else path
+
+
 def inspect(path: Path) -> Inspection:
     """Look into a checkpoint of any format; needs neither PyTorch nor the library that wrote it.
 
@@ -186,7 +206,35 @@ def verified(path: Path, allowed: Sequence[str] = (), said: int | None = None) -
     Raises:
         CheckpointError: it is damaged, of no known format, or holds what would have to be executed.
     """
-    return verify_file(path) if Own().recognises(path) else described(path, allowed, said)
+    if not Own().recognises(path):
+        return described(path, allowed, said)
+    manifest = verify_file(path)
+    if said is None:
+        return manifest
+    about = manifest.about
+    known = about.progress.get("step")
+    _refuse_another_step(path, known, "told by the checkpoint", said)
+    # It was converted from what does not tell its step.
+    counted = (
+        about if known is not None else replace(about, step=said, absolute_step=said, progress=_at(said))
+    )
+    return replace(manifest, about=counted)
+
+
+def _refuse_another_step(path: Path, step: int | None, source: str, said: int | None) -> None:
+    if None not in (step, said) and step != said:
+        raise CheckpointError(
+            "branch.from_checkpoint and branch.from_step name different steps.",
+            where=str(path),
+            found=f"step {step} ({source})",
+            expected=f"branch.from_step={said}",
+            do="drop branch.from_step",
+        )
+
+
+def _at(step: int) -> dict[str, int]:
+    counts = ("step", "absolute_step", "task_step", "data_step", "schedule_step")
+    return dict.fromkeys(counts, step)
 
 
 def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) -> Manifest:
@@ -205,14 +253,7 @@ def described(path: Path, allowed: Sequence[str] = (), said: int | None = None) 
     from launcher.checkpoint.manifest import About, Manifest, StoredFile
 
     found = inspect(path)
-    if said is not None and found.step not in (None, said):
-        raise CheckpointError(
-            "branch.from_checkpoint and branch.from_step name different steps.",
-            where=str(path),
-            found=f"step {found.step} ({found.step_source})",
-            expected=f"branch.from_step={said}",
-            do="drop branch.from_step",
-        )
+    _refuse_another_step(path, found.step, found.step_source, said)
     step = said if found.step is None else found.step
     about = About(step=step or 0, absolute_step=step or 0, run=path.name, progress=_progress(found, step))
     with _one_thread():
@@ -236,10 +277,7 @@ def _one_thread() -> Iterator[None]:
 
 def _progress(found: Inspection, step: int | None) -> dict[str, int]:
     """The counts that are known; where the run was going to end is known of few."""
-    known: dict[str, int] = {}
-    if step is not None:
-        counts = ("step", "absolute_step", "task_step", "data_step", "schedule_step")
-        known.update(dict.fromkeys(counts, step))
+    known = _at(step) if step is not None else {}
     position = found.state.get("scheduler_state_dict", {}).get("last_epoch")
     if type(position) is int and found.format != Accelerate.name:
         known["schedule_step"] = position

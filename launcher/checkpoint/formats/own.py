@@ -8,6 +8,7 @@ from launcher import layout
 from launcher.checkpoint.formats.customary import customary_parts
 from launcher.checkpoint.formats.distributed import STRUCTURE, Distributed, nested_entries
 from launcher.checkpoint.formats.protocol import Entries, Opener
+from launcher.checkpoint.manifest import read_manifest
 
 _BEGINNING = b'{\n  "format": '
 """Of a manifest. Other JSON files may lie beside other people's checkpoints."""
@@ -37,8 +38,11 @@ class Own:
 
     def entries(self, path: Path, opener: Opener) -> Entries:
         """See :class:`~launcher.checkpoint.formats.protocol.Format`."""
-        if path.is_file():
-            return customary_parts(path, opener.torch_file(path))
-        held = nested_entries(path, opener)
-        held.pop(STRUCTURE, None)
-        return customary_parts(path, held)
+        held = opener.torch_file(path) if path.is_file() else nested_entries(path, opener)
+        if path.is_dir():
+            held.pop(STRUCTURE, None)
+        entries = customary_parts(path, held)
+        if entries.step is None:
+            # It was converted from what does not tell its step; whoever converted it may have.
+            entries.step = read_manifest(path).about.progress.get("step")
+        return entries
