@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("handlers", "layout", "messages", "process", "validation"),
+    ("handlers", "interpreter", "layout", "messages", "process", "validation"),
     ("config", "files"),
     ("differences", "lease", "schema"),
     ("training", "checkpoint", "trackers", "lineage"),
