@@ -1,0 +1,26 @@
+"""Garbage is not looked for while modules are imported, and is looked for afterwards."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from launcher.interpreter import importing
+
+
+def test_garbage_is_looked_for_again_whatever_happens() -> None:
+    with pytest.raises(ImportError), importing():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_who_does_not_look_for_it_is_left_alone() -> None:
+    gc.disable()
+    try:
+        with importing():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
