@@ -10,10 +10,16 @@ from launcher.interpreter import importing
 
 
 def test_garbage_is_looked_for_again_whatever_happens() -> None:
-    with pytest.raises(ImportError), importing():
-        assert not gc.isenabled()
-        raise ImportError
-    assert gc.isenabled()
+    seen: list[bool] = []
+
+    def fail() -> None:
+        with importing():
+            seen.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert (seen, gc.isenabled()) == ([False], True)
 
 
 def test_who_does_not_look_for_it_is_left_alone() -> None:
