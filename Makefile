@@ -25,7 +25,7 @@ test: $(INSTALLED) ## everything that CI checks: format, lint, types, tests
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
-	$(PY) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n 3 --dist loadscope --no-loadscope-reorder
 
 format: $(INSTALLED) ## put the code into the one format
 	$(PY) -m ruff format .

@@ -20,6 +20,7 @@ from launcher.composition import config_from, declared_by
 from launcher.config import Config
 from launcher.errors import ConfigError, LauncherError
 from launcher.fanout.alone import refuse_alone
+from launcher.interpreter import importing, leave_garbage
 from launcher.launchers import pool, slurm, vertex
 from launcher.messages import ending_quietly, log_to_stderr
 from launcher.search_sweep import sweeper as search
@@ -44,7 +45,8 @@ def run_job(composed: DictConfig) -> float | None:
     The error of a single run ends the process here, with one message. Among siblings it is shown here
     and passed on, so that the others still run and the exit status says that one failed.
     """
-    from launcher.run import run
+    with importing():
+        from launcher.run import run
 
     try:
         config, said = config_from(composed), declared_by(HydraConfig.get())
@@ -96,10 +98,13 @@ def exit_with_one_message(application: Callable[[], Any]) -> None:
     """
     log_to_stderr()
     with ending_quietly():
-        if _TRACEBACK_WANTED:
-            application()
-        else:
-            _without_traceback(application)
+        try:
+            if _TRACEBACK_WANTED:
+                application()
+            else:
+                _without_traceback(application)
+        finally:
+            leave_garbage()
 
 
 def _without_traceback(application: Callable[[], Any]) -> None:

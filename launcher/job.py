@@ -12,6 +12,7 @@ from pathlib import Path
 
 # Whatever takes long to import is imported later: until main() has its handlers, a signal finds nobody.
 from launcher.errors import LauncherError
+from launcher.interpreter import importing, leave_garbage
 from launcher.layout import RunDirectory
 from launcher.messages import log_to_stderr
 from launcher.training.signals import ASKING, Interruption
@@ -48,9 +49,10 @@ def run_sibling(directory: Path, interruption: Interruption | None = None, until
             return 128 + signal.SIGTERM
         os.chdir(launch.working_directory)
         launch.find_script()
-        from launcher.branch.declared import Declared
-        from launcher.config import Config
-        from launcher.run import run
+        with importing():
+            from launcher.branch.declared import Declared
+            from launcher.config import Config
+            from launcher.run import run
 
         log_to_stderr()
         config = Config.from_plain(launch.config)
@@ -103,4 +105,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    leave_garbage()
+    sys.exit(ended)

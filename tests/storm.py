@@ -65,11 +65,13 @@ class Family:
     tiny: Tiny
     alone: Tiny
     steps: int
+    rates: tuple[str, ...] = RATES
+    """One for each sibling."""
 
     @classmethod
-    def begun(cls, place: Path, steps: int) -> Family:
+    def begun(cls, place: Path, steps: int, siblings: int = SIBLINGS) -> Family:
         """A trunk of so many steps, twice."""
-        family = cls(Tiny(place / "outputs"), Tiny(place / "alone"), steps)
+        family = cls(Tiny(place / "outputs"), Tiny(place / "alone"), steps, RATES[:siblings])
         family.tiny.train(*family.length, environment={SLOW_UNTIL: ""})
         shutil.copytree(family.tiny.outputs, family.alone.outputs)
         return family
@@ -79,9 +81,9 @@ class Family:
         """The overrides of trunk and siblings."""
         return f"training.steps={self.steps}", f"checkpoint.every={POINT_STEP}", "training.validate_every=50"
 
-    def typed(self, rates: Sequence[str] = RATES) -> tuple[str, ...]:
-        """The command for these siblings."""
-        point, swept = f"branch.from_step={POINT_STEP}", f"optimizer.lr={','.join(rates)}"
+    def typed(self, rates: Sequence[str] = ()) -> tuple[str, ...]:
+        """The command for these siblings, or for all."""
+        point, swept = f"branch.from_step={POINT_STEP}", f"optimizer.lr={','.join(rates or self.rates)}"
         return "-m", point, *self.length, "checkpoint.keep_last=3", "checkpoint.keep_every=100", swept
 
     def siblings(self) -> list[Run]:

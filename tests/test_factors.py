@@ -291,7 +291,7 @@ class TestCanary:
         assert "what was saved is not what is loaded again" in (tiny.run("control").record.error or "")
 
     def test_under_a_launcher_of_hydras_in_other_processes(self, tiny: Tiny) -> None:
-        typed = (*self.TYPED, "hydra/launcher=submitit_local", f"paths.outputs={tiny.outputs}")
+        typed = (*self.TYPED, "hydra/launcher=joblib", f"paths.outputs={tiny.outputs}")
         ended = in_a_new_interpreter("-m", "tests.tiny_train", *typed)
         assert ended.status == 0, ended.err
         assert len(tiny.run("control").record.starts) == 2

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("findings",),
-    ("handlers", "layout", "messages", "process", "validation"),
+    ("handlers", "interpreter", "layout", "messages", "process", "validation"),
     ("config", "files"),
     ("differences", "lease", "schema"),
     ("training", "checkpoint", "trackers", "lineage"),
@@ -213,25 +213,31 @@ def light_modules() -> list[str]:
     return [module_name(path, ROOT).removesuffix(".__init__") for path in paths]
 
 
-def heavy_after(statement: str) -> list[str]:
-    code = f"import sys; {statement}; print(*(set({HEAVY!r}) & set(sys.modules)))"
+def heavy_after(*statements: str) -> list[list[str]]:
+    """What is imported of what is heavy after each of some statements, in one new interpreter."""
+    code = "\n".join(f"{one}\nprint(*({{*{HEAVY!r}}} & {{*sys.modules}}))" for one in statements)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+        [sys.executable, "-c", f"import sys\n{code}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    return [line.split() for line in done.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("module", light_modules())
-def test_looking_at_runs_imports_nothing_heavy(module: str) -> None:
-    assert heavy_after(f"import {module}") == []
+def test_looking_at_runs_imports_nothing_heavy() -> None:
+    light = light_modules()
+    found = heavy_after(*(f"import {module}" for module in light))
+    assert next((one for one in zip(light, found, strict=True) if one[1]), None) is None
 
 
 def test_the_public_names_are_imported_at_their_first_use() -> None:
-    assert heavy_after("import launcher; launcher.__all__") == []
-    assert "torch" in heavy_after("import launcher; assert callable(launcher.main) and launcher.Run.steps")
-    assert heavy_after("import launcher; assert not hasattr(launcher, 'run_job')") == []
+    nothing, at_first_use = heavy_after(
+        "import launcher; launcher.__all__; assert not hasattr(launcher, 'run_job')",
+        "assert callable(launcher.main) and launcher.Run.steps",
+    )
+    assert nothing == []
+    assert "torch" in at_first_use
 
 
 def test_a_heavy_import_is_seen() -> None:
-    assert heavy_after("import pyteomics.mass") == ["pyteomics"]
+    assert heavy_after("import json", "import pyteomics.mass") == [[], ["pyteomics"]]

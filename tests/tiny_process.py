@@ -46,6 +46,7 @@ PRELOADED = [
     "torch._dynamo",
     "launcher.checkpoint.shard_writer",
     "launcher.training.sharding",
+    "tests.tiny_composed",
 ]
 """What takes long to import, and computes nothing."""
 

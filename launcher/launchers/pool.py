@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ class PoolLauncher(Launcher):
         if OmegaConf.select(config, "task._target_") is not None:
             # The sweeper's checks need it as well: once imported before the fork, it is there for both,
             # at the cost of one. After the fork each would import it for itself.
-            importlib.import_module("torch")
+            import_modules(["torch"])
         self._server = ForkServer(self._work, _modules(config))
 
     def check(self, siblings: Sequence[Sibling]) -> list[LauncherError]:

@@ -34,7 +34,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from launcher.peptide.residues import TOKEN_MASSES, WATER, ion_offset, is_residue
+from launcher.peptide.residues import (
+    FIRST_RESIDUE,
+    FIRST_TERMINAL,
+    TOKEN_MASSES,
+    WATER,
+    ion_offset,
+    is_residue,
+)
 
 SMALLEST_EXPONENT = -30.0
 """exp() of less is a denormal number or 0: no support, and many times as slow on a CPU."""
@@ -66,14 +73,14 @@ class SpectrumLoss:
         """E (B, T, vocabulary): how much the observed peaks support each token in each place, 0 to 1."""
         ions = self.fragments(batch["prefix_mass"], batch["precursor_mass"])
         mz, intensity = (batch[name][:, None, None, :] for name in ("mz", "intensity"))
-        total = torch.zeros_like(ions[0])
+        supported = torch.zeros_like(ions[0])
+        residues = supported[..., FIRST_RESIDUE:FIRST_TERMINAL]
         for ion in ions:
-            deviation = (ion.unsqueeze(-1) - mz) / self.peak_width
-            kernel = (-0.5 * deviation.square()).clamp_min(SMALLEST_EXPONENT).exp()
-            total = total + (kernel * intensity).sum(dim=-1)
-        residue = is_residue(torch.arange(len(TOKEN_MASSES), device=total.device))
-        supported: Tensor = total.clamp_max(1.0) * residue
-        return supported
+            # In place: an element for each place, residue and peak makes this the largest tensor of a step.
+            deviation = (ion[..., FIRST_RESIDUE:FIRST_TERMINAL, None] - mz).div_(self.peak_width)
+            kernel = deviation.square_().mul_(-0.5).clamp_min_(SMALLEST_EXPONENT).exp_()
+            residues += kernel.mul_(intensity).sum(dim=-1)
+        return supported.clamp_max_(1.0)
 
     def __call__(self, logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss of each bond, (B, T - 1), and where there is one (only between two residues).

@@ -14,6 +14,7 @@ import torch
 from launcher.config import Config
 from launcher.errors import ConfigError
 from launcher.files import cores
+from launcher.interpreter import importing
 from launcher.training.rendezvous import ALONE, Place
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +82,8 @@ def prepare_process(config: Config, device: torch.device, sharing: int = 1) -> N
     if config.deterministic and device.type == "cuda":
         # cuBLAS reads it when its handle is made; without it matrix products are not repeatable.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.deterministic)
+    with importing():  # The compiler, which takes as long as torch itself.
+        torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
 
 

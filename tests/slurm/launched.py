@@ -30,10 +30,18 @@ from tests.tiny_process import ROOT, Tiny, digest, manifests, metrics
 LIMIT = 90
 """Seconds after which something has failed."""
 STEPS = 400
-LENGTH = (f"training.steps={STEPS}", "checkpoint.every=100", "training.validate_every=200")
 SLOW_UNTIL = "TINY_SLOW_UNTIL"
 
 T = TypeVar("T")
+
+
+def length(steps: int = STEPS) -> tuple[str, ...]:
+    """The overrides of a run of so many steps."""
+    return (
+        f"training.steps={steps}",
+        f"checkpoint.every={steps // 4}",
+        f"training.validate_every={steps // 2}",
+    )
 
 
 @dataclass(frozen=True)
@@ -43,10 +51,11 @@ class Launched:
     tiny: Tiny
     slurm: Cluster
     hurried: Path
+    steps: int = STEPS
 
     def sibling(self, *overrides: str, conf: Path = ROOT / "tests" / "conf") -> Sibling:
         """A run with its ``launch.json`` and its record, as the sweeper leaves them."""
-        typed = [*LENGTH, *overrides]
+        typed = [*length(self.steps), *overrides]
         outputs = [f"paths.outputs={self.tiny.outputs}"]
         register()
         with initialize_config_dir(str(conf), version_base="1.3"):
@@ -135,24 +144,26 @@ class Launched:
         """It ended as a run ends that nobody disturbed; every step was logged once; nothing was left over."""
         run = self.run(sibling)
         assert run.record.state == "finished"
-        assert list(metrics(run)) == list(range(1, STEPS + 1))
-        assert digest(run, STEPS) == undisturbed(self.tiny.outputs.parent, f"seed={seed}", *overrides)
+        assert list(metrics(run)) == list(range(1, self.steps + 1))
+        alone = undisturbed(self.tiny.outputs.parent, f"seed={seed}", *overrides, steps=self.steps)
+        assert digest(run, self.steps) == alone
         left = [path for path in sibling.directory.rglob("*") if ".tmp" in path.name]
         assert left == []
-        assert STEPS in manifests(run)
+        assert self.steps in manifests(run)
 
 
 _known: dict[tuple[str, ...], str] = {}
 
 
-def undisturbed(place: Path, *overrides: str) -> str:
+def undisturbed(place: Path, *overrides: str, steps: int = STEPS) -> str:
     """The digest at the end of a run of which nobody knew."""
-    if overrides not in _known:
+    typed = (*overrides, *length(steps))
+    if typed not in _known:
         alone = Tiny(place / "alone")
         # The server that it is forked from may have begun while runs were to be slow.
-        run = alone.train(*overrides, *LENGTH, environment={SLOW_UNTIL: ""})
-        _known[overrides] = digest(run, STEPS)
-    return _known[overrides]
+        run = alone.train(*typed, environment={SLOW_UNTIL: ""})
+        _known[typed] = digest(run, steps)
+    return _known[typed]
 
 
 def launcher(**settings: Any) -> SlurmLauncher:

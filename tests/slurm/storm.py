@@ -18,7 +18,7 @@ from launcher.launchers.sibling import read_launch
 from launcher.lease import Holder, holder
 from launcher.lineage import Run
 from tests.slurm.slurm_cluster import NODES, Cluster
-from tests.storm import GROUP, POINT_STEP, RATES, SIBLINGS, SLOW_UNTIL, Family, Fault, Log, forecast
+from tests.storm import GROUP, POINT_STEP, SIBLINGS, SLOW_UNTIL, Family, Fault, Log, forecast
 from tests.tiny_process import Started
 
 KINDS = {
@@ -63,10 +63,11 @@ class Storm:
 
     def launch(self) -> None:
         """All siblings, by two commands: half may save while they are preempted, half may not."""
-        half = SIBLINGS // 2
-        for rates, partition in ((RATES[:half], "low"), (RATES[half:], "lowkill")):
+        rates = self.family.rates
+        half = len(rates) // 2
+        for some, partition in ((rates[:half], "low"), (rates[half:], "lowkill")):
             ended = self.family.tiny.launch(
-                *self.family.typed(rates), "hydra/launcher=slurm", f"hydra.launcher.partition={partition}",
+                *self.family.typed(some), "hydra/launcher=slurm", f"hydra.launcher.partition={partition}",
                 "hydra.launcher.cpus_per_task=2", environment=self.environment(),
             )  # fmt: skip
             assert ended.status == 0, ended.said
@@ -115,14 +116,16 @@ class Storm:
     def victim(self, number: int) -> tuple[Run, Holder] | None:
         """The sibling of that number, or the next one that has a living process."""
         siblings = self.family.siblings()
-        for one in siblings[number % SIBLINGS :] + siblings[: number % SIBLINGS]:
+        first = number % len(siblings)
+        for one in siblings[first:] + siblings[:first]:
             process = holder(one.directory)
             if process is not None and process.alive and one.record.state == "running":
                 return one, process
         return None
 
     def tell_slurm(self, fault: Fault) -> str | None:
-        run = self.family.siblings()[fault.target % SIBLINGS]
+        siblings = self.family.siblings()
+        run = siblings[fault.target % len(siblings)]
         job = read_launch(run.directory.path).job_id
         if job is None:
             return None
@@ -226,19 +229,20 @@ def storm(
     seconds: float,
     tell: Callable[[str], object] = print,
     weights: Mapping[str, int] = KINDS,
+    siblings: int = SIBLINGS,
 ) -> str:
     """All of it; one line about what was survived. This process has to be able to talk to the cluster."""
     begin = time.monotonic()
     # Half as long as an undisturbed run would take to the storm's end: some end within it.
     steps = POINT_STEP * max(8, round(seconds * 5 / POINT_STEP))
-    family = Family.begun(place, steps)
+    family = Family.begun(place, steps, siblings)
     log = Log(tell)
     faults = forecast(seed, seconds, weights, LONGEST)
     tell(f"seed {seed}, {seconds:.0f} s, {steps} steps, {len(faults)} faults")
     one = Storm(family, slurm, place / "hurried", log)
     one.launch()
     ids = [run.id for run in family.siblings()]
-    assert len(ids) == SIBLINGS
+    assert len(ids) == siblings
     slurm.wait_for(lambda: one.victim(0) is not None, ROUND_SECONDS, "a sibling has begun")
     tell(f"begun after {time.monotonic() - begin:.0f} s")
     one.rage(faults)
@@ -248,7 +252,7 @@ def storm(
     starts = sum(len(run.record.starts) for run in family.siblings())
     family.check(ids, beside=[".slurm"])
     after = {one.id: read_launch(one.directory.path).settings["partition"] for one in family.siblings()}
-    assert after == dict(zip(ids, ["low"] * (SIBLINGS // 2) + ["lowkill"] * (SIBLINGS // 2), strict=True))
+    assert after == dict(zip(ids, ["low"] * (siblings // 2) + ["lowkill"] * (siblings // 2), strict=True))
     took = time.monotonic() - begin
     said = f"seed {seed}: {log.summary()}; {starts} starts, {retries} retries after it, {took:.0f} s in all"
     tell(said)

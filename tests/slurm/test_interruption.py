@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,8 @@ def test_a_node_that_dies_and_one_that_is_cut_off(on_slurm: Launched) -> None:
 
 @pytest.mark.parametrize("shard", ["false", "true"])
 def test_a_run_on_two_nodes_is_told_to_save_and_comes_back(on_slurm: Launched, shard: str) -> None:
+    # A step of two processes costs as much as ten of one.
+    on_slurm = replace(on_slurm, steps=160)
     ranks = ("launch.nproc=2", f"launch.shard={shard}")
     sibling = on_slurm.sibling("seed=1", *ranks)
     on_slurm.launch([sibling], nodes=2)

@@ -20,7 +20,7 @@ from launcher.launchers.jobs.limits import accounts
 from launcher.launchers.jobs.queries import SlurmError, accounted, certain_states, states
 from launcher.launchers.jobs.submit import world_size
 from launcher.launchers.sibling import Sibling, read_launch
-from tests.slurm.launched import LENGTH, LIMIT, SLOW_UNTIL, STEPS, Launched, launcher, undisturbed
+from tests.slurm.launched import LIMIT, SLOW_UNTIL, STEPS, Launched, launcher, length, undisturbed
 from tests.slurm.slurm_cluster import Cluster
 from tests.tiny_process import ROOT, digest
 
@@ -62,7 +62,7 @@ def test_siblings_of_an_array_end_as_runs_alone_do(
 
 def test_siblings_through_the_whole_door_whose_launching_shell_is_killed(on_slurm: Launched) -> None:
     tiny = on_slurm.tiny
-    typed = ("-m", "seed=1,2", *LENGTH, "hydra/launcher=slurm", "hydra.launcher.wait=true")
+    typed = ("-m", "seed=1,2", *length(), "hydra/launcher=slurm", "hydra.launcher.wait=true")
     there = {**on_slurm.slurm.environment(), SLOW_UNTIL: str(on_slurm.hurried)}
     shell = tiny.start(*typed, environment=there)
     on_slurm.wait(

@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn
 
+from launcher.interpreter import importing
 from launcher.launchers.forking.forked import become
 
 Work = Callable[[Any], int]
@@ -271,6 +272,7 @@ class _Server:
 
 def import_modules(modules: Iterable[str]) -> None:
     """Import modules by name; those that cannot be imported are passed over."""
-    for name in modules:
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    with importing():
+        for name in modules:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
