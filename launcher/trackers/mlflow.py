@@ -31,6 +31,10 @@ RUN_ID = "launcher_run_id"
 """The tag that a run is found by after a requeue, and as the parent of its branches."""
 METRICS_A_REQUEST = 1000
 """More the server refuses."""
+METRICS_AT_ONCE = 200
+"""Beside training; MLflow takes the interpreter for about 20 ms with them."""
+PAUSE_SECONDS = 0.02
+"""Between requests beside training, which has the interpreter to itself meanwhile."""
 PARAMS_A_REQUEST = 100
 LONGEST_KEY = 250
 LONGEST_PARAM = 6000
@@ -127,7 +131,7 @@ class MlflowTracker:
         self._held.append(_Line(step, _milliseconds(), dict(metrics)))
         self._last_step = step
         if time.monotonic() - self._flushed >= self._config.flush_seconds:
-            self._flush()
+            self._flush(METRICS_AT_ONCE, PAUSE_SECONDS)
 
     def finish(self, state: State, summary: Mapping[str, Any]) -> None:
         """Send what is held back, the list of the checkpoints, and how the run ended.
@@ -176,7 +180,7 @@ class MlflowTracker:
                 raise
             return str(found.experiment_id)
 
-    def _flush(self) -> None:
+    def _flush(self, at_once: int = METRICS_A_REQUEST, pause: float = 0.0) -> None:
         from mlflow.entities import Metric
 
         assert self._client is not None
@@ -188,8 +192,9 @@ class MlflowTracker:
                 for key, value in {**line.metrics, STEP: line.step}.items()
             ]
             # A step is there whole or not at all.
-            if len(batch) + len(metrics) > METRICS_A_REQUEST:
+            if batch and len(batch) + len(metrics) > at_once:
                 self._client.log_batch(self._id, metrics=batch)
+                time.sleep(pause)
                 batch = []
             batch += metrics
             self._names.update(line.metrics)
