@@ -17,7 +17,9 @@ import os
 import tempfile
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -42,6 +44,7 @@ from launcher.training.signals import Interruption
 from launcher.training.trainer import Trainer
 
 BAR = 0.98
+WAYS = ("with", "without", "beside")
 
 
 def _hash() -> None:
@@ -50,8 +53,15 @@ def _hash() -> None:
         hashlib.md5(bytes(1 << 20), usedforsecurity=False)
 
 
-def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[float]]:
-    """Steps per second of each segment."""
+class Segments(NamedTuple):
+    """By way: steps per second of each segment, and the longest step of all, in milliseconds."""
+
+    speeds: dict[str, list[float]]
+    longest: dict[str, float]
+
+
+def measure(threads: int, size: int, rounds: int, root: Path) -> Segments:
+    """What each segment took."""
     config = composed(
         "training.log_every=10",
         "training.validate_every=0",
@@ -69,12 +79,17 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
     trackers = Trackers(MetricsFile(place / "metrics.jsonl"), [WandbTracker(WandbConfig(mode="online"))])
     trackers.start(RunIdentity(f"run-{threads}", "run", "group", "job", place, project="benchmark"))
     hooks = Switched({"metrics.jsonl": trackers})
-    found: dict[str, list[float]] = {"with": [], "without": [], "beside": []}
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    longest = dict.fromkeys(WAYS, 0.0)
 
-    def go(steps: int) -> float:
+    def go(steps: int, way: str = "") -> float:
         first = hooks.step
         train(trainer, trainer.live.progress.step + steps + 1, config, hooks, interruption, Ranks())
-        return hooks.times[first + steps] - hooks.times[first + 1]
+        times = [hooks.times[step] for step in range(first + 1, first + steps + 1)]
+        if way:
+            step = max(after - before for before, after in pairwise(times))
+            longest[way] = max(longest[way], 1e3 * step)
+        return times[-1] - times[0]
 
     with Interruption() as interruption:
         go(50)
@@ -87,21 +102,21 @@ def measure(threads: int, size: int, rounds: int, root: Path) -> dict[str, list[
             trackers.keep(KeptCheckpoint(checkpoint, index, (f"step-{index}",), "copy", up.set))
             steps, taken = 0, 0.0
             while not up.is_set():
-                taken += go(20)
+                taken += go(20, "with")
                 steps += 19
             found["with"].append(steps / taken)
-            found["without"].append((steps - 1) / go(steps))
+            found["without"].append((steps - 1) / go(steps, "without"))
             other = multiprocessing.get_context("spawn").Process(target=_hash, daemon=True)
             other.start()
             time.sleep(1)
-            found["beside"].append((steps - 1) / go(steps))
+            found["beside"].append((steps - 1) / go(steps, "beside"))
             other.kill()
             other.join()
             time.sleep(0.1)
     trackers.finish("finished")
     if len(json.loads((place / "artifacts.json").read_text())) != rounds:
         raise SystemExit("an upload failed: there is nothing to measure.")
-    return found
+    return Segments(found, longest)
 
 
 def main() -> None:
@@ -114,18 +129,30 @@ def main() -> None:
         }
     ratios, floors = (
         {
-            threads: median(a / b for a, b in zip(each[way], each["without"], strict=True))
+            threads: median(a / b for a, b in zip(each.speeds[way], each.speeds["without"], strict=True))
             for threads, each in found.items()
         }
         for way in ("with", "beside")
     )
+    longest = {threads: each.longest for threads, each in found.items()}
     shown = ", ".join(
-        f"{ratio:.3f} at {threads} of {cores()} threads (beside a process that hashes: {floors[threads]:.3f})"
+        f"{ratio:.3f} at {threads} of {cores()} threads (beside a process that hashes: {floors[threads]:.3f};"
+        " longest step "
+        + ", ".join(f"{way} {milliseconds:.0f} ms" for way, milliseconds in longest[threads].items())
+        + ")"
         for threads, ratio in ratios.items()
     )
+    speeds = {threads: each.speeds for threads, each in found.items()}
     save(
         "uploading",
-        {"bytes": size, "bar": BAR, "ratios": ratios, "beside_hashing": floors, "steps_per_second": found},
+        {
+            "bytes": size,
+            "bar": BAR,
+            "ratios": ratios,
+            "beside_hashing": floors,
+            "steps_per_second": speeds,
+            "longest_step_milliseconds": longest,
+        },
         f"uploading: steps per second while it goes, against without: {shown} (bar: at least {BAR})",
         quick=options.quick,
     )
