@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,7 @@ from launcher.files import write_json
 from launcher.layout import RunDirectory, checkpoint_file, manifest_of
 from launcher.trackers import worker
 from launcher.trackers.metrics_file import MetricsFile
-from launcher.trackers.mlflow import MlflowTracker
+from launcher.trackers.mlflow import METRICS_AT_ONCE, MlflowTracker
 from launcher.trackers.mlflow_sync import complete_run
 from launcher.trackers.trackers import Trackers
 from tests.tiny_process import Tiny
@@ -247,10 +247,25 @@ def test_many_lines_at_once_and_keys_that_mlflow_refuses(tmp_path: Path, mlflow_
 
     shutil.copyfile(mlflow_database, tmp_path / "mlflow.db")
     about = identity(tmp_path)
-    tracker = MlflowTracker(MlflowConfig(store=str(tmp_path / "mlflow.db"), flush_seconds=3600))
+    tracker: Any = MlflowTracker(
+        config := MlflowConfig(store=str(tmp_path / "mlflow.db"), flush_seconds=3600)
+    )
     tracker.start(about)
+    sent: list[int] = []
+    send = tracker._client.log_batch
+
+    def noted(run_id: str, metrics: list[object]) -> None:
+        sent.append(len(metrics))
+        send(run_id, metrics=metrics)
+
+    tracker._client.log_batch = noted
     for step in range(1, 701):
+        # Beside training, and at the end, when nobody is held up any more.
+        config.flush_seconds = 0.0 if step == 300 else 3600.0
         tracker.log(step, {"train/x": 1 / step, "acc@5 (top)": 0.5})
+    assert sum(sent) == 900
+    assert max(sent) <= METRICS_AT_ONCE
     tracker.finish("finished", {})
+    assert max(sent) > METRICS_AT_ONCE
     rows = mlflow_rows(MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}"), about)
     assert rows == [(step, {"train/x": 1 / step, "acc_5 _top_": 0.5}) for step in range(1, 701)]

@@ -216,7 +216,9 @@ def test_a_client_that_hangs_is_killed_and_the_next_run_has_a_new_one(
     trackers.start(identity(tmp_path / "a"))
     while not trackers.links:
         time.sleep(0.01)
-    service = service_pid()
+    service, own = service_pid(), os.getpriority(os.PRIO_PROCESS, 0)
+    # It yields to training, and training does not.
+    assert os.getpriority(os.PRIO_PROCESS, service) > own
     os.kill(service, signal.SIGSTOP)
     trackers.log({"global_step": 1, "train/x": 1.0})
     begun = time.monotonic()
