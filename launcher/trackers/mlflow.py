@@ -21,7 +21,7 @@ from launcher.layout import RunDirectory, checkpoint_at, checkpoint_step, manife
 from launcher.trackers.base import RunIdentity, State
 from launcher.trackers.metrics_file import STEP
 from launcher.trackers.mirror import missing
-from launcher.trackers.mlflow_told import experiment_name, note_told
+from launcher.trackers.mlflow_told import experiment_name, note_told, without_secret
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -260,7 +260,8 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
 
 def _page(uri: str, experiment: str, run: Run) -> str:
     """Where the run can be seen: its page, or the database that ``mlflow ui`` takes."""
-    return f"{uri.rstrip('/')}/#/experiments/{experiment}/runs/{run.info.run_id}" if _is_server(uri) else uri
+    shown = without_secret(uri).rstrip("/")
+    return f"{shown}/#/experiments/{experiment}/runs/{run.info.run_id}" if _is_server(uri) else shown
 
 
 def _lacking(client: MlflowClient, run: Run, identity: RunIdentity) -> list[tuple[int, dict[str, float]]]:

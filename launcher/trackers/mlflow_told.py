@@ -6,6 +6,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from launcher.config import MlflowConfig
 from launcher.files import read_json_object, write_json
@@ -30,7 +31,7 @@ def note_told(identity: RunIdentity, uri: str, store: str) -> None:
         "project": experiment_name(identity), "tags": list(identity.tags), "notes": identity.notes,
         "config": dict(identity.config),
     }  # fmt: skip
-    place = {"uri": uri, "store": str(Path(store).resolve())}
+    place = {"uri": without_secret(uri), "store": str(Path(store).resolve())}
     with contextlib.suppress(OSError, TypeError, ValueError):
         write_json(identity.directory / _FILE, {**place, "identity": about})
 
@@ -43,6 +44,8 @@ def was_told(directory: Path) -> bool:
 def told_of(directory: Path, last_logged_step: int | None) -> Told:
     """What was told of the run in a directory, as of one that goes on after ``last_logged_step``.
 
+    A password is not kept: where the address had one, ``MLFLOW_TRACKING_URI`` has to say it again.
+
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged.
@@ -50,7 +53,15 @@ def told_of(directory: Path, last_logged_step: int | None) -> Told:
     kept = read_json_object(directory / _FILE)
     about = {**kept["identity"], "tags": tuple(kept["identity"]["tags"])}
     identity = RunIdentity(directory=directory, resumed=True, last_logged_step=last_logged_step, **about)
-    return Told(MlflowConfig(uri=kept["uri"], store=kept["store"]), identity)
+    said = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = said if without_secret(said) == kept["uri"] else kept["uri"]
+    return Told(MlflowConfig(uri=uri, store=kept["store"]), identity)
+
+
+def without_secret(uri: str) -> str:
+    """A server's or a database's address as it may be shown and kept: without user and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
 def experiment_name(identity: RunIdentity) -> str:

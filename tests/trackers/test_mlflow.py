@@ -23,6 +23,7 @@ from launcher.trackers import worker
 from launcher.trackers.metrics_file import MetricsFile
 from launcher.trackers.mlflow import METRICS_AT_ONCE, MlflowTracker
 from launcher.trackers.mlflow_sync import complete_run
+from launcher.trackers.mlflow_told import told_of
 from launcher.trackers.trackers import Trackers
 from tests.tiny_process import Tiny
 from tests.trackers.mirrors import Mirror, mlflow_rows, mlflow_run, needs
@@ -154,7 +155,8 @@ def test_a_finished_run_whose_server_was_away_is_completed_by_sync(
     """It has no next process. Of the one that lost its server from the beginning nothing is there yet."""
     from mlflow import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    secret = server.uri.replace("//", "//her:secret@")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     runs = [identity(tmp_path, "lost-1a2b3c4d"), identity(tmp_path, "never-1a2b3c4d")]
     for about in runs:
@@ -168,6 +170,8 @@ def test_a_finished_run_whose_server_was_away_is_completed_by_sync(
                 server.hang()
             trackers.log(line(step))
         trackers.finish("finished")
+        assert "secret" not in f"{trackers.links} {(about.directory / 'mlflow.json').read_text()}"
+        assert told_of(about.directory, 11).config.uri == secret
     assert len(warnings_in(caplog)) == 2
     assert "`launcher sync` hands it over later" in warnings_in(caplog)[0]
     server.go_on()
