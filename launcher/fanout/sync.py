@@ -69,6 +69,7 @@ def _with_wandb(outputs: Path, run: Run, rewind: bool) -> Synced:
         project=settings.get("project"),
         entity=settings.get("entity"),
         trunk=_trunk(outputs, run),
+        summary=_summary(run),
         input=None if declared else settings.get("input") or _input(outputs, run),
         checkpoints=wanted(run.directory, _policy(run.directory), _ended(state) == "finished"),
     )
@@ -78,9 +79,12 @@ def _with_wandb(outputs: Path, run: Run, rewind: bool) -> Synced:
 def _with_mlflow(run: Run) -> Synced:
     if (state := state_now(run)) == "running":
         return Synced(run.id, "mlflow", problem=_RUNNING)
-    summary = {**run.record.metrics, "step": run.record.step}
-    done = complete_run(run.directory.path, _ended(state), summary)
+    done = complete_run(run.directory.path, _ended(state), _summary(run))
     return Synced(run.id, "mlflow", done.link, done.lines, sent=done.sent, problem=done.problem)
+
+
+def _summary(run: Run) -> dict[str, float]:
+    return {**run.record.metrics, "step": run.record.step}
 
 
 def _ended(state: State) -> Ended:

@@ -77,15 +77,19 @@ class Uploads:
         return {str(step): why for step, why in sorted({**waiting, **self.failed}.items())}
 
     def finish(self) -> None:
-        """Wait until everything is up or has failed, as long as there is a server."""
+        """Wait until everything is up or has failed, as long as there is a server.
+
+        Raises:
+            TimeoutError: there is none. The client would wait for it without a limit.
+        """
         self._waiting.put(None)
         self._thread.join(LOOK_SECONDS)
         if not self._thread.is_alive():
             return
         log.info(
-            "The run is finished. wandb is still taking its checkpoints (steps %s): up to "
-            "%d min are waited; Ctrl-C leaves them to `launcher sync`.",
-            ", ".join(map(str, sorted(self._under_way))), KEEP_SECONDS / 60,
+            "The run is finished. wandb is still taking its checkpoints (steps %s): up to %d min are waited, "
+            "%g s where its server does not answer; Ctrl-C leaves them to `launcher sync`.",
+            ", ".join(map(str, sorted(self._under_way))), KEEP_SECONDS / 60, GONE_SECONDS,
         )  # fmt: skip
         answered = time.monotonic()
         deadline = answered + KEEP_SECONDS
@@ -95,7 +99,7 @@ class Uploads:
             elif time.monotonic() - answered > GONE_SECONDS:
                 self.stop()
                 self.failed.update(dict.fromkeys(self._under_way, "its server does not answer"))
-                return
+                raise TimeoutError(f"its server has not answered for {GONE_SECONDS:g} s")
             self._thread.join(LOOK_SECONDS)
 
     def stop(self) -> None:

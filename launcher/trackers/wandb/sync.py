@@ -52,6 +52,8 @@ class Local:
     """Artifact that the run began from; offline the client cannot declare it."""
     checkpoints: Sequence[KeptCheckpoint] = ()
     """Those that W&B is to have and may lack."""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    """What a tracker is told at the end."""
     run_id: str | None = None
     """The run's own id, which the collection of its checkpoints is called by; default: ``id``."""
 
@@ -233,6 +235,7 @@ class _Sync:
         note(RunDirectory(self._local.directory), kept.step, name)
 
     def _end(self, run: wandb.Run) -> None:
+        run.summary.update(dict(self._local.summary))
         if self._local.state == "interrupted":
             run.mark_preempting()
         run.finish(exit_code=0 if self._local.state == "finished" else 1)

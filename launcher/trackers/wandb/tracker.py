@@ -212,9 +212,11 @@ class WandbTracker:
             return
         if self._uploads is not None:
             # Of a run that goes on later, or failed, its next process hands over what is not up yet.
-            self._uploads.finish() if state == "finished" else self._uploads.stop()
-            if self._uploads.failed:
-                self.facts["not_uploaded"] = self._uploads.lacking()
+            try:
+                self._uploads.finish() if state == "finished" else self._uploads.stop()
+            finally:
+                if self._uploads.failed:
+                    self.facts["not_uploaded"] = self._uploads.lacking()
         with clients_environment():
             self._run.summary.update(dict(summary))
             if state == "interrupted":
