@@ -242,6 +242,8 @@ class TestBranching:
         """By whoever converts, or by whoever branches, and by nobody otherwise than the checkpoint."""
         bare = tmp_path / "bare.pt"
         shutil.copy(foreign.directory / "bare_step_20.pt", bare)
+        with pytest.raises(ConfigError, match="Nobody says how many steps"):
+            convert(bare, tmp_path / "named by its step")
         [unknown, _] = convert(bare, tmp_path / "unknown.pt")
         [told, _] = convert(bare, tmp_path / "told" / "it.pt", said=20)
         assert (inspect(unknown).step, inspect(told).step) == (None, 20)

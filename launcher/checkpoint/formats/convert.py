@@ -29,7 +29,7 @@ def convert(path: Path, out: Path, allowed: Sequence[str] = (), said: int | None
 
     Raises:
         CheckpointError: it cannot be read.
-        ConfigError: something is there already, or nothing would change.
+        ConfigError: something is there already, nothing would change, or the step is not known.
         RunFailed: the disk is full or cannot be written.
     """
     form = recognise(path)
@@ -42,6 +42,13 @@ def convert(path: Path, out: Path, allowed: Sequence[str] = (), said: int | None
         )
     else:
         manifest = verified(path, allowed, said)
+        if out.suffix != ".pt" and "step" not in manifest.about.progress:
+            # In a directory the name tells the step.
+            raise ConfigError(
+                "Nobody says how many steps the checkpoint is behind.",
+                where=str(path),
+                do=f"launcher convert --step N, or a file: {out / 'NAME.pt'}",
+            )
         target = out if out.suffix == ".pt" else out / layout.checkpoint_file(manifest.step)
         written = [_free(target), _free(layout.manifest_of(target))]
 
