@@ -13,6 +13,11 @@ State = Literal["finished", "failed", "interrupted"]
 """How a run's process ended; ``interrupted``: the same run goes on later."""
 
 
+def reason_of(error: Exception) -> str:
+    """What a client raised, in one line that does not fill a terminal: their errors have no common base."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
 @dataclass(frozen=True)
 class RunIdentity:
     """Who a run is: everything that a tracker is told about it, once, before its first step."""

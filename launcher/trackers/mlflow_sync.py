@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.layout import RunDirectory
-from launcher.trackers.base import State
+from launcher.trackers.base import State, reason_of
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.mlflow import MlflowTracker
 from launcher.trackers.mlflow_told import told_of
@@ -46,5 +46,5 @@ def complete_run(directory: Path, state: State, summary: Mapping[str, Any]) -> C
             tracker.ended = metrics.stat().st_mtime
         found.link, found.sent = tracker.complete(told.identity, state, summary)
     except Exception as error:  # The client's errors have no common base.
-        found.problem = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        found.problem = reason_of(error)
     return found

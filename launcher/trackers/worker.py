@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from launcher.trackers import collector
-from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, Tracker, reason_of
 
 log = logging.getLogger("launcher.trackers")
 
@@ -214,7 +214,7 @@ class Worker:
                 while True:
                     self.dropped += self._waiting.get_nowait()[0] == "log"
             self._wake()
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            reason = reason_of(error)
             log.warning(
                 "%s failed (%s): %s. %s; metrics.jsonl has everything.%s",
                 self.name,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.files import read_json_object, write_json
 from launcher.layout import RunDirectory, manifest_of
-from launcher.trackers.base import KeptCheckpoint, RunIdentity
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, reason_of
 from launcher.trackers.wandb.names import LONGEST_NAME, legal_id, shortened
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Uploads:
             except Exception as error:
                 if self._stop.is_set():  # It was broken off.
                     break
-                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                reason = reason_of(error)
                 if pause is None or self._stop.wait(pause):
                     self.failed[kept.step] = reason
                     break
@@ -179,6 +179,11 @@ def logged(run: wandb.Run, run_id: str, kept: KeptCheckpoint) -> wandb.Artifact:
 def version_of(artifact: wandb.Artifact) -> str:
     """``entity/project/name:version`` of what was logged, once it is up."""
     artifact.wait(KEEP_SECONDS)
+    return full_name(artifact)
+
+
+def full_name(artifact: wandb.Artifact) -> str:
+    """``entity/project/name:version``."""
     return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
 
 

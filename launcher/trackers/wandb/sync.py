@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import ConfigError, LauncherError
 from launcher.layout import RunDirectory
-from launcher.trackers.base import KeptCheckpoint, State
+from launcher.trackers.base import KeptCheckpoint, State, reason_of
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.trunk import TrunkValues
-from launcher.trackers.wandb.artifacts import collection_of, logged, note, uploaded, version_of
+from launcher.trackers.wandb.artifacts import collection_of, full_name, logged, note, uploaded, version_of
 from launcher.trackers.wandb.mode import has_key
 from launcher.trackers.wandb.names import DEFAULT_PROJECT, told_of
 from launcher.trackers.wandb.tracker import clients_environment, quiet_library
@@ -128,16 +128,8 @@ def sync_run(local: Local, rewind: bool = False) -> Synced:
     except LauncherError as error:
         found.problem = str(error).splitlines()[0]
     except Exception as error:  # The client's errors have no common base.
-        found.problem = _in_one_line(error)
+        found.problem = reason_of(error)
     return found
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-
-def _full_name(artifact: wandb.Artifact) -> str:
-    return f"{artifact.entity}/{artifact.project}/{artifact.source_name}"
 
 
 class _Sync:
@@ -192,13 +184,13 @@ class _Sync:
         if self._local.input is None:
             return None
         used = self._api.run(self._path()).used_artifacts()
-        return None if self._local.input in map(_full_name, used) else self._local.input
+        return None if self._local.input in map(full_name, used) else self._local.input
 
     def _declare(self, run: wandb.Run, artifact: str) -> None:
         try:
             run.use_artifact(artifact)
         except Exception as error:  # It may be gone there; the checkpoints are not to suffer for it.
-            self._found.problem = f"W&B does not show {artifact} as its input: {_in_one_line(error)}"
+            self._found.problem = f"W&B does not show {artifact} as its input: {reason_of(error)}"
 
     def _checkpoints_to_send(self) -> list[KeptCheckpoint]:
         """Those that W&B lacks; of those that it has, the version is written down."""
@@ -220,7 +212,7 @@ class _Sync:
         self._api.flush()  # type: ignore[no-untyped-call]
         collection = collection_of(self._local.run_id or self._local.id)
         return {
-            int(one.metadata["step"]): _full_name(one)
+            int(one.metadata["step"]): full_name(one)
             for one in self._api.run(self._path()).logged_artifacts()
             if one.source_name.rpartition(":")[0] == collection and one.state == "COMMITTED"
         }
@@ -229,7 +221,7 @@ class _Sync:
         try:
             name = version_of(logged(run, self._local.run_id or self._local.id, kept))
         except Exception as error:  # One that cannot be read keeps no other back.
-            self._found.not_uploaded[kept.step] = _in_one_line(error)
+            self._found.not_uploaded[kept.step] = reason_of(error)
             return
         self._found.checkpoints[kept.step] = name
         note(RunDirectory(self._local.directory), kept.step, name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.config import WandbConfig
 from launcher.layout import RunDirectory
-from launcher.trackers.base import KeptCheckpoint, RunIdentity, State
+from launcher.trackers.base import KeptCheckpoint, RunIdentity, State, reason_of
 from launcher.trackers.metrics_file import STEP, read_metrics
 from launcher.trackers.wandb.artifacts import KEEP_SECONDS, Uploads
 from launcher.trackers.wandb.log_file import require_whole
@@ -179,7 +179,7 @@ class WandbTracker:
         try:
             run.use_artifact(artifact)
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = reason_of(error)
             self.facts["input_lacks"] = reason
             log.warning("wandb does not show %s as the run's input: %s", artifact, reason)
 
